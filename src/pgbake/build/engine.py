@@ -1,0 +1,186 @@
+"""The local engine: realises one derivation at a time with bubblewrap, as Nix would, without Nix.
+
+For each derivation: its outputs' locks are taken; its script runs in the sandbox of
+`pgbake.build.wrapper`, below ``HASH-NAME.drv.chroot`` in the store; its outputs are made read-only, hashed
+and scanned for references to what the build could see, moved into place, and registered together.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pgbake.build.jobserver import JobServer
+from pgbake.build.log import BuildLog
+from pgbake.build.sandbox import build_command, require_sandbox
+from pgbake.build.wrapper import ENVIRONMENT, Wrapped, unwrap
+from pgbake.errors import BuildError
+from pgbake.events import Notice, Sink
+from pgbake.formats.derivation import Derivation
+from pgbake.formats.storepath import StorePath
+from pgbake.run import describe_status
+from pgbake.store.database import PathInfo
+from pgbake.store.local import LocalStore, host_error, remove_tree
+from pgbake.store.locks import acquire, open_lock
+
+#: First uid, and their distance, of the ranges that Nix's auto-allocate-uids hands to builds.
+_FIRST_UID = 872415232
+_UID_STEP = 65536
+
+
+class LocalEngine:
+    """Builds derivations of pgbake's form in a local store. Safe to use from several threads."""
+
+    def __init__(self, store: LocalStore, jobs: JobServer, report: Sink) -> None:
+        """:raises HostError: this machine lets no sandbox be made."""
+        self.store = store
+        self._jobs = jobs
+        self._report = report
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._turn = threading.Lock()
+        self._cancelled = False
+        with self._build_uid() as uid:
+            require_sandbox(uid)
+
+    def cancel(self) -> None:
+        """Kill every running build; later ones fail at once."""
+        with self._turn:
+            self._cancelled = True
+            for process in self._running:
+                _kill(process)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether :meth:`cancel` was called."""
+        return self._cancelled
+
+    def build(self, derivation: Derivation, task: str) -> None:
+        """Build a derivation whose inputs are valid, unless its outputs are by now.
+
+        :param task: the id under which events are reported.
+        :raises BuildError: it failed; the phase, the last lines and the log's place are told.
+        """
+        wrapped = unwrap(derivation)
+        if wrapped is None:
+            raise BuildError(f"{derivation.path} is not of the form that the local engine builds")
+        outputs = {name: StorePath.parse(output.path) for name, output in derivation.outputs.items()}
+        drv = self.store.add_derivation(derivation)
+
+        def waiting(holder: str) -> None:
+            self._report(Notice("info", f"{derivation.name} is being built by {holder}; waiting for it"))
+
+        with ExitStack() as stack:
+            for path in sorted(outputs.values()):
+                stack.enter_context(self.store.lock(path, waiting))
+            if self.store.valid(outputs.values()) == set(outputs.values()):
+                return
+            uid = stack.enter_context(self._build_uid())
+            staging = self.store.staging(drv)
+            stack.callback(remove_tree, staging)
+            try:
+                self._perform(wrapped, staging, uid, task)
+                self.store.register(self._collect(derivation, outputs, staging / "store"))
+            except OSError as error:
+                raise host_error(error, f"cannot build {derivation.name}") from error
+
+    def _perform(self, wrapped: Wrapped, staging: Path, uid: int | None, task: str) -> None:
+        derivation = wrapped.derivation
+        for directory in (staging / "store", staging / "build"):
+            directory.mkdir()
+            if uid is not None:
+                os.chown(directory, uid, uid)
+        inputs = self._visible(derivation)
+        command = build_command(self.store, wrapped.build_root, inputs, staging / "store", staging / "build")
+        environment = {**derivation.env, **ENVIRONMENT}
+        environment |= {"NIX_BUILD_CORES": str(self._jobs.cores), "MAKEFLAGS": self._jobs.makeflags}
+        log = BuildLog(self.store.log_file(derivation.path), task, self._report)
+        try:
+            status = self._run(command, environment, uid, log)
+        finally:
+            log.close()
+        if status != 0:
+            raise BuildError(
+                f"{derivation.name} failed to build in phase {log.phase}: the build {describe_status(status)}",
+                hint=f"the whole log: pgbake log {derivation.env.get('pname', derivation.name)}",
+                detail="\n".join(log.last),
+            )
+
+    def _run(self, command: list[str], environment: dict[str, str], uid: int | None, log: BuildLog) -> int:
+        with self._turn:
+            if self._cancelled:
+                return -signal.SIGTERM
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd="/",
+                pass_fds=self._jobs.descriptors,
+                start_new_session=True,
+                umask=0o022,
+                user=uid,
+                group=uid,
+                extra_groups=None if uid is None else [],
+            )
+            self._running.add(process)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+            return process.wait()
+        finally:
+            with self._turn:
+                self._running.discard(process)
+            if process.poll() is None:
+                _kill(process)
+                process.wait()
+
+    def _visible(self, derivation: Derivation) -> list[StorePath]:
+        """Return what the build sees of the store: its inputs and all that they refer to, as in Nix."""
+        paths = set(derivation.input_srcs)
+        for drv, names in derivation.input_drvs.items():
+            built = self.store.derivation(drv)
+            paths.update(StorePath.parse(built.outputs[name].path) for name in names)
+        return list(self.store.closure(paths))
+
+    def _collect(self, derivation: Derivation, outputs: dict[str, StorePath], made: Path) -> Iterator[PathInfo]:
+        for name, path in outputs.items():
+            if not os.path.lexists(made / path.basename):
+                raise BuildError(
+                    f"{derivation.name} did not make its output {name}",
+                    hint=f"the whole log: pgbake log {derivation.env.get('pname', derivation.name)}",
+                )
+        candidates = {*self._visible(derivation), *outputs.values()}
+        for path in outputs.values():
+            yield self.store.place(path, made / path.basename, candidates=candidates, deriver=derivation.path)
+
+    @contextmanager
+    def _build_uid(self) -> Iterator[int | None]:
+        """Hold a uid that no other build on this machine has, when root; else builds run as the user."""
+        if os.geteuid() != 0:
+            yield None
+            return
+        pool = self.store.state_dir / "userpool2"
+        pool.mkdir(exist_ok=True)
+        slot = 0
+        while True:
+            descriptor = open_lock(pool / f"slot-{slot}")
+            try:
+                if acquire(descriptor, wait=False):
+                    # The lock's file belongs to whoever has the descriptor: closing it frees the uid.
+                    yield _FIRST_UID + slot * _UID_STEP
+                    return
+            finally:
+                os.close(descriptor)
+            slot += 1
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,52 @@
+"""Providing outside inputs: fetched, verified, unpacked, and added to the store under their own hash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgbake.events import Sink, task
+from pgbake.inputs.buildroot import import_runtime, make_build_root
+from pgbake.inputs.fetch import fetch
+from pgbake.inputs.mirrors import Mirrors
+from pgbake.recipes.lowering import Input
+from pgbake.recipes.recipe import Catalogue
+from pgbake.store.local import LocalStore
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Brings inputs into a store.
+
+    :param mirrors: asked only when something is to be fetched, since finding out takes apt's time.
+    :param downloads: where fetched files are kept.
+    """
+
+    store: LocalStore
+    catalogue: Catalogue
+    mirrors: Callable[[], Mirrors]
+    downloads: Path
+    report: Sink
+
+    def provide(self, item: Input) -> None:
+        """Make an input valid in the store.
+
+        :raises InputError: no mirror gives a file of it, or another one; or a package cannot be unpacked.
+        :raises StoreError: unpacking gave another tree than the lock says.
+        """
+        files = fetch(item.pins, self.mirrors(), self.downloads, self.report)
+        if item.kind == "source":
+            ((name, pin),) = item.pins.items()
+            self.store.add_file(item.path.name, bytes.fromhex(pin.sha256), files[name])
+        elif item.kind == "root":
+            self._add_tree(item, lambda into: make_build_root(files, into, self.report))
+        else:
+            ((name, pin),) = item.pins.items()
+            rules = self.catalogue.import_rules(name)
+            with task(self.report, f"unpack:{item.path}", "unpack", f"{name} {pin.version}"):
+                self._add_tree(item, lambda into: import_runtime(files[name], into, *rules))
+
+    def _add_tree(self, item: Input, fill: Callable[[Path], None]) -> None:
+        assert item.tree is not None
+        self.store.add_source(item.path.name, item.tree, fill)

@@ -1,0 +1,441 @@
+"""The merge: makes one self-contained tree out of packages. It runs inside a build root, as a derivation.
+
+This file is handed to the derivation as text, and imports nothing of pgbake: only Python and pyelftools,
+which the build root ``merge`` has. Its input is the variable ``spec`` (see `pgbake.bundle.merge`), its
+output the directory ``$out``, which stands for a ``/usr``::
+
+    lib/postgresql/15/bin/       patched copies of every program
+    lib/postgresql/15/lib/       links to the modules of all packages
+    lib/x86_64-linux-gnu/        links to the runtime's libraries
+    lib/locale/                  the bundle's locales
+    share/postgresql/15/         links to extensions' files; timezone is the runtime's
+    bin/                         links to the programs that a user calls
+    etc/ssl/certs/               one file of CA certificates
+    receipt.json
+
+Programs (ELF files with an interpreter) are copied, wherever they lie, and patched: the interpreter is the
+runtime's loader; DT_RPATH, which all that they load inherits, names the bundle's library directories
+relative to the program; the first library is libpgbake-env.so. All else is a link into its package.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSegment
+from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
+
+ENVIRONMENT_LIBRARY = "libpgbake-env.so"
+
+
+def fail(message: str) -> NoReturn:
+    """End the merge with one clear line in its log."""
+    print(f"merge: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+@dataclass
+class Elf:
+    """What the loader reads in an ELF file."""
+
+    interpreter: bool = False
+    soname: str = ""
+    needed: list[str] = field(default_factory=list)
+    runpath: str = ""
+    rpath: str = ""
+    #: library name -> versions that this file wants of it
+    wants: dict[str, set[str]] = field(default_factory=dict)
+    defines: set[str] = field(default_factory=set)
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is a program; some libraries have an interpreter as well, to print their version."""
+        return self.interpreter and not self.soname
+
+
+def read_elf(path: str) -> Elf | None:
+    """Read an ELF file, or return None for what is none that the loader could take."""
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"\x7fELF":
+            return None
+        try:
+            file = ELFFile(stream)
+            elf = Elf()
+            dynamic = False
+            for segment in file.iter_segments():
+                if segment["p_type"] == "PT_INTERP":
+                    elf.interpreter = True
+                elif isinstance(segment, DynamicSegment):
+                    dynamic = True
+                    tag: Any
+                    for tag in segment.iter_tags():
+                        kind = tag.entry.d_tag
+                        if kind == "DT_NEEDED":
+                            elf.needed.append(tag.needed)
+                        elif kind == "DT_SONAME":
+                            elf.soname = tag.soname
+                        elif kind == "DT_RUNPATH":
+                            elf.runpath = tag.runpath
+                        elif kind == "DT_RPATH":
+                            elf.rpath = tag.rpath
+            if not dynamic and not elf.interpreter:
+                return None  # an object file, or a static program
+            for section in file.iter_sections():
+                if isinstance(section, GNUVerNeedSection):
+                    for entry, versions in section.iter_versions():
+                        elf.wants.setdefault(str(entry.name), set()).update(v.name for v in versions)
+                elif isinstance(section, GNUVerDefSection):
+                    for _, names in section.iter_versions():
+                        elf.defines.add(next(iter(names)).name)
+            return elf
+        except ELFError as error:
+            fail(f"{path} is a damaged ELF file: {error}")
+
+
+def files_below(top: str) -> Iterator[str]:
+    """Yield the files and links below a directory, relative to it, sorted."""
+    for directory, names, files in os.walk(top):
+        names.sort()
+        here = os.path.relpath(directory, top)
+        links = [name for name in names if os.path.islink(os.path.join(directory, name))]
+        for name in sorted(files + links):
+            yield os.path.normpath(os.path.join(here, name))
+
+
+class Tree:
+    """One package's tree below ``usr``, with its ELF files read."""
+
+    def __init__(self, label: str, path: str) -> None:
+        self.label = label
+        self.usr = os.path.join(path, "usr")
+        self.files = list(files_below(self.usr))
+        self.elves: dict[str, Elf] = {}
+        for file in self.files:
+            full = os.path.join(self.usr, file)
+            if os.path.islink(full) or not os.path.isfile(full):
+                continue
+            elf = read_elf(full)
+            if elf is not None:
+                self.elves[file] = elf
+
+
+class Merge:
+    """The whole merge, from a specification to a tree."""
+
+    def __init__(self, spec: dict[str, Any], out: str) -> None:
+        self.spec = spec
+        self.out = out
+        self.major = spec["major"]
+        self.libraries = f"lib/{spec['triplet']}"
+        self.modules = f"lib/postgresql/{self.major}/lib"
+        self.packages = [Tree(f"{p['name']} {p['version']}", p["path"]) for p in spec["packages"]]
+        self.runtime: dict[str, Tree] = {}
+        self.candidates = {r["name"]: r for r in spec["runtime"]}
+        #: Directories that are never one link to a package, since the merge itself adds to them.
+        self.own = {"", "bin", "etc", "lib", "share", f"lib/postgresql/{self.major}", f"share/postgresql/{self.major}"}
+
+    # --- which runtime packages are needed ---------------------------------------------------------
+
+    def choose_runtime(self) -> None:
+        """Take in the runtime packages that something needs, and what these need in turn."""
+        providers = self.providers()
+        own = {
+            os.path.basename(file)
+            for tree in self.packages
+            for file in tree.files
+            if os.path.dirname(file) in (self.libraries, self.modules)
+        }
+        pending: list[tuple[str, str]] = []  # package, wanted by
+        done: set[str] = set()
+
+        def want(name: str, by: str) -> None:
+            if name not in done:
+                done.add(name)
+                pending.append((name, by))
+
+        def scan(tree: Tree) -> None:
+            for file, elf in tree.elves.items():
+                for needed in elf.needed:
+                    if needed in own or self.found_by(elf.runpath or elf.rpath, tree, file, needed):
+                        continue
+                    if needed not in providers:
+                        fail(
+                            f"{tree.label}: {file} needs {needed}, which no runtime package in the lock brings; "
+                            "name the Debian package that does under `runtime` in the recipe, then `pgbake lock`"
+                        )
+                    want(providers[needed], f"{tree.label}: {file}")
+
+        for tree in self.packages:
+            scan(tree)
+        for rule in self.spec["rules"]:
+            if rule["always"]:
+                for name in fnmatch.filter(self.candidates, rule["match"]):
+                    want(name, "every bundle")
+        while pending:
+            name, by = pending.pop(0)
+            entry = self.candidates.get(name)
+            if entry is None:
+                fail(f"the runtime package {name}, wanted by {by}, is not in the lock; run `pgbake lock`")
+            tree = Tree(f"runtime package {name}", entry["path"])
+            self.runtime[name] = tree
+            scan(tree)
+            for rule in self.spec["rules"]:
+                if fnmatch.fnmatchcase(name, rule["match"]):
+                    for pattern in rule["needs"]:
+                        for match in fnmatch.filter(self.candidates, pattern) or [pattern]:
+                            want(match, name)
+
+    def providers(self) -> dict[str, str]:
+        """Return which candidate brings a library of a name where the bundle's programs look for it."""
+        found: dict[str, str] = {}
+        for name, entry in sorted(self.candidates.items()):
+            directory = os.path.join(entry["path"], "usr", self.libraries)
+            if os.path.isdir(directory):
+                for file in sorted(os.listdir(directory)):
+                    if ".so" in file:
+                        found.setdefault(file, name)
+        return found
+
+    # --- what the loader will say ------------------------------------------------------------------
+
+    def check_versions(self) -> None:
+        """Check what the loader checks: every version of a library that a file wants is defined there."""
+        trees = [*self.packages, *self.runtime.values()]
+        defined: dict[str, set[str]] = {}
+        for tree in trees:
+            for file, elf in tree.elves.items():
+                for name in {os.path.basename(file), elf.soname} - {""}:
+                    defined.setdefault(name, elf.defines)
+        problems = [
+            f"{tree.label}: {file} wants version {version} of {library}, which is not defined there"
+            for tree in trees
+            for file, elf in tree.elves.items()
+            for library, versions in elf.wants.items()
+            for version in sorted(versions - defined.get(library, set()))
+        ]
+        for tree in trees:
+            for file, elf in tree.elves.items():
+                # libc and the loader are there before anything else, so nobody searches for them.
+                searched = [name for name in elf.needed if name not in ("libc.so.6", self.spec["loader"])]
+                hidden = elf.runpath and [n for n in searched if not self.found_by(elf.runpath, tree, file, n)]
+                if hidden:
+                    problems.append(
+                        f"{tree.label}: {file} has DT_RUNPATH {elf.runpath}, which hides the bundle's libraries "
+                        f"and does not find {', '.join(hidden)}"
+                    )
+        if problems:
+            fail("\nmerge: ".join(problems))
+
+    @staticmethod
+    def found_by(runpath: str, tree: Tree, file: str, library: str) -> bool:
+        """Whether a RUNPATH, relative to the file's own place, finds a library."""
+        origin = os.path.dirname(os.path.join(tree.usr, file))
+        places = [p.replace("${ORIGIN}", origin).replace("$ORIGIN", origin) for p in runpath.split(":")]
+        return any(p.startswith(tree.usr) and os.path.exists(os.path.join(p, library)) for p in places)
+
+    # --- the tree ----------------------------------------------------------------------------------
+
+    def link(self) -> None:
+        """Make the tree of links and copies."""
+        self.programs: list[str] = []
+        trees = [*self.packages, *self.runtime.values()]
+        self.merge_directories("", [(tree, tree.usr) for tree in trees])
+        # Time zones are the runtime's, so that they move without a build of PostgreSQL.
+        self.add_link(f"share/postgresql/{self.major}/timezone", self.runtime["tzdata"].usr + "/share/zoneinfo")
+        for name in sorted(os.listdir(f"{self.out}/lib/postgresql/{self.major}/bin")):
+            self.add_link(f"bin/{name}", f"../lib/postgresql/{self.major}/bin/{name}")
+
+    def merge_directories(self, where: str, sources: list[tuple[Tree, str]]) -> None:
+        """Make the directory ``where`` from directories of the same name in several packages."""
+        os.mkdir(os.path.join(self.out, where))
+        entries: dict[str, list[tuple[Tree, str]]] = {}
+        for tree, directory in sources:
+            for name in os.listdir(directory):
+                entries.setdefault(name, []).append((tree, os.path.join(directory, name)))
+        for name, found in sorted(entries.items()):
+            path = os.path.join(where, name)
+            directories = [os.path.isdir(full) and not os.path.islink(full) for _, full in found]
+            if all(directories):
+                # A directory that one package alone brings is one link, unless a program lies below it.
+                programs = (file for tree, _ in found for file, elf in tree.elves.items() if elf.is_program)
+                below = (*self.own, *programs)
+                if len(found) > 1 or any(name == path or name.startswith(path + "/") for name in below):
+                    self.merge_directories(path, found)
+                else:
+                    self.add_link(path, found[0][1])
+            elif len(found) > 1:
+                fail(f"{found[0][0].label} and {found[1][0].label} both bring usr/{path}")
+            else:
+                tree, full = found[0]
+                elf = tree.elves.get(path)
+                if elf is not None and elf.is_program:
+                    shutil.copyfile(full, os.path.join(self.out, path))
+                    os.chmod(os.path.join(self.out, path), 0o755)
+                    self.programs.append(path)
+                elif self.points_at_program(tree, full):
+                    os.symlink(os.readlink(full), os.path.join(self.out, path))
+                else:
+                    self.add_link(path, full)
+
+    @staticmethod
+    def points_at_program(tree: Tree, link: str) -> bool:
+        """Whether a relative link of a package leads to one of its programs, which the tree holds as a copy."""
+        if not os.path.islink(link) or os.path.isabs(os.readlink(link)):
+            return False
+        elf = tree.elves.get(os.path.relpath(os.path.realpath(link), tree.usr))
+        return elf is not None and elf.is_program
+
+    def add_link(self, path: str, target: str) -> None:
+        """Make one link in the tree."""
+        full = os.path.join(self.out, path)
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        os.symlink(target, full)
+
+    def patch(self) -> None:
+        """Give every program the bundle's loader, libraries and environment library."""
+        loader = f"{self.runtime['libc6'].usr}/{self.libraries}/{self.spec['loader']}"
+
+        def patch(path: str) -> None:
+            file = os.path.join(self.out, path)
+            up = "$ORIGIN" + "/.." * path.count("/")
+            rpath = f"{up}/{self.modules}:{up}/{self.libraries}"
+            # Two runs: given both at once, patchelf 0.14 writes one string over the other.
+            subprocess.run(["patchelf", "--add-needed", ENVIRONMENT_LIBRARY, file], check=True)
+            subprocess.run(
+                ["patchelf", "--set-interpreter", loader, "--force-rpath", "--set-rpath", rpath, file], check=True
+            )
+            elf = read_elf(file)
+            if elf is None or elf.needed[:1] != [ENVIRONMENT_LIBRARY] or (elf.rpath, elf.runpath) != (rpath, ""):
+                fail(f"patchelf left {path} without its libraries")
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(patch, self.programs))
+
+    def certificates(self) -> None:
+        """Make one file of all CA certificates, as Debian's update-ca-certificates does."""
+        tree = self.runtime["ca-certificates"]
+        target = os.path.join(self.out, "etc/ssl/certs/ca-certificates.crt")
+        os.makedirs(os.path.dirname(target))
+        with open(target, "wb") as bundle:
+            for file in sorted(glob.glob(f"{tree.usr}/share/ca-certificates/**/*.crt", recursive=True)):
+                with open(file, "rb") as certificate:
+                    bundle.write(certificate.read().rstrip(b"\n") + b"\n")
+
+    # --- the receipt -------------------------------------------------------------------------------
+
+    def receipt(self) -> None:
+        """Write what the bundle holds."""
+        versions = subprocess.run(
+            [os.path.join(self.out, "lib/pgbake/versions")], stdout=subprocess.PIPE, text=True, check=True, env={}
+        )
+        packages = []
+        extensions = []
+        for entry, tree in zip(self.spec["packages"], self.packages, strict=True):
+            if entry["receipt"]:
+                packages.append({k: entry[k] for k in ("name", "version", "licence", "path", "source")})
+                extensions += self.extensions(entry, tree)
+        receipt = {
+            "version": 1,
+            "name": self.spec["name"],
+            "system": self.spec["system"],
+            "platform": self.spec["platform"],
+            "postgresql": {"version": self.spec["postgresql"], "major": self.major},
+            "packages": packages,
+            "extensions": sorted(extensions, key=lambda e: e["name"]),
+            "preload": self.spec["preload"],
+            "settings": self.spec["settings"],
+            "runtime": [
+                {k: self.candidates[name][k] for k in ("name", "version", "path", "sha256")}
+                | {"licence": f"share/doc/{name}/copyright"}
+                for name in sorted(self.runtime)
+            ],
+            "locales": self.spec["locales"],
+            "collations": json.loads(versions.stdout),
+            "build-roots": self.spec["buildRoots"],
+        }
+        with open(os.path.join(self.out, "receipt.json"), "w", encoding="utf-8") as file:
+            json.dump(receipt, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+
+    def extensions(self, entry: dict[str, Any], tree: Tree) -> list[dict[str, Any]]:
+        """Describe the extensions that a package brings, from their control files."""
+        found = []
+        directory = f"share/postgresql/{self.major}/extension"
+        modules = sorted(
+            os.path.basename(f) for f in tree.files if os.path.dirname(f) == self.modules and f.endswith(".so")
+        )
+        for file in tree.files:
+            if os.path.dirname(file) != directory or not file.endswith(".control"):
+                continue
+            name = os.path.basename(file).removesuffix(".control")
+            control = read_control(os.path.join(tree.usr, file))
+            module = os.path.basename(control.get("module_pathname", "")) + ".so"
+            needs = entry["needs"].get(name) or entry["needs"].get("") or {"preload": [], "settings": {}}
+            found.append(
+                {
+                    "name": name,
+                    "package": entry["name"],
+                    "version": control.get("default_version", ""),
+                    "comment": control.get("comment", ""),
+                    "requires": [r.strip() for r in control.get("requires", "").split(",") if r.strip()],
+                    "trusted": control.get("trusted", "") == "true",
+                    # A package of one extension owns all its modules; contrib's are told apart by name.
+                    "libraries": [m for m in modules if m == module] if entry["many"] else modules,
+                    "preload": needs["preload"],
+                    "settings": needs["settings"],
+                }
+            )
+        return found
+
+
+def read_control(path: str) -> dict[str, str]:
+    """Read an extension's control file: PostgreSQL's configuration syntax, ``key = 'value'``."""
+    values = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            key, sign, value = line.partition("=")
+            value = value.strip()
+            if not sign or key.lstrip().startswith("#"):
+                continue
+            if value.startswith("'"):
+                value = value[1:].replace("''", "\0").partition("'")[0].replace("\0", "'")
+            else:
+                value = value.partition("#")[0].strip()
+            values[key.strip().lower()] = value
+    return values
+
+
+def main() -> None:
+    """Merge as the environment says."""
+    merge = Merge(json.loads(os.environ["spec"]), os.environ["out"])
+
+    def phase(name: str) -> None:
+        print(f'@nix {{"action":"setPhase","phase":"{name}"}}', file=sys.stderr, flush=True)
+
+    phase("resolve")
+    merge.choose_runtime()
+    phase("check")
+    merge.check_versions()
+    phase("link")
+    merge.link()
+    phase("patch")
+    merge.patch()
+    merge.certificates()
+    phase("receipt")
+    merge.receipt()
+
+
+if __name__ == "__main__":
+    main()

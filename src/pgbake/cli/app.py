@@ -1,0 +1,90 @@
+"""What every command shares: the options before it, the project, the store, and where output goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgbake.events import Sink
+
+if TYPE_CHECKING:
+    from pgbake.project import Project
+    from pgbake.store.local import LocalStore
+
+
+@dataclass
+class App:
+    """The options before the command, and what follows from them."""
+
+    directory: Path
+    store_option: Path | None
+    progress: str
+    verbose: bool
+
+    @cached_property
+    def project(self) -> Project:
+        """The project of the directory that the command runs in."""
+        from pgbake.project import find_project
+
+        return find_project(self.directory.absolute())
+
+    @cached_property
+    def store(self) -> LocalStore:
+        """The store, opened once for the whole command."""
+        from pgbake.project import store_root
+        from pgbake.store.local import LocalStore
+
+        store = LocalStore(store_root(self.store_option))
+        click.get_current_context().call_on_close(store.close)
+        return store
+
+    @contextmanager
+    def reporting(self) -> Iterator[Sink]:
+        """Give a sink that draws the events of the ``with`` block on standard error."""
+        from pgbake.cli.progress import display
+
+        with display(self.progress, self.verbose) as sink:
+            yield sink
+
+    def say(self, text: str = "") -> None:
+        """Print one line of a command's answer to standard output."""
+        click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Print one line that is no part of the answer to standard error."""
+        click.echo(text, err=True)
+
+    def say_json(self, value: Any) -> None:
+        """Print a command's answer for a program: one JSON document."""
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+pass_app = click.make_pass_decorator(App)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+system_option = click.option("--system", metavar="SYSTEM", help="System to work for, such as x86_64-linux.")
+
+
+def human_size(size: int) -> str:
+    """Write a size in bytes with a decimal unit: ``12.3 MB``."""
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def on_terminal() -> bool:
+    """Whether a person watches standard error."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in (None, "dumb")

@@ -1,0 +1,59 @@
+"""What several commands do alike: choose packages by name, and bring them about."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from pgbake.build.plan import Plan, make_plan
+from pgbake.bundle.merge import Bundle
+from pgbake.cli.app import App
+from pgbake.errors import HostError, ManifestError
+from pgbake.formats.derivation import Derivation
+from pgbake.formats.system import System, host_system
+
+
+def choose(bundle: Bundle, names: Sequence[str]) -> dict[str, Derivation]:
+    """Return the derivations that names mean: packages of the bundle, or the bundle itself for none.
+
+    :raises ManifestError: a name is none of the bundle's packages.
+    """
+    packages = bundle.by_name()
+    for name in names:
+        if name not in packages:
+            near = difflib.get_close_matches(name, packages, 3)
+            raise ManifestError(
+                f'the bundle has no package "{name}"',
+                hint=f"did you mean {' or '.join(near)}?" if near else f"it has: {', '.join(packages)}",
+            )
+    return {name: packages[name] for name in names or ("bundle",)}
+
+
+def realise_plan(app: App, plan: Plan, system: System, cores: int | None = None) -> None:
+    """Do what a plan says, with its progress shown.
+
+    :raises HostError: the plan builds for another system than this machine's.
+    """
+    if plan.empty:
+        return
+    if system != host_system():
+        raise HostError(
+            f"this machine cannot build for {system}",
+            hint=f"`pgbake plan --system {system}` shows what would be built",
+        )
+    from pgbake.build.provide import Provider
+    from pgbake.build.realise import realise
+    from pgbake.project import cache_dir
+
+    project = app.project
+    with app.reporting() as report:
+        provider = Provider(app.store, project.catalogue, lambda: project.mirrors, cache_dir() / "downloads", report)
+        realise(plan, app.store, provider.provide, report, cores)
+
+
+def built_bundle(app: App) -> Bundle:
+    """Return the bundle of the project for this machine, built where it is not yet."""
+    system = host_system()
+    bundle = app.project.bundle(system)
+    realise_plan(app, make_plan(bundle.graph, [bundle.derivation.path], app.store), system)
+    return bundle

@@ -1,0 +1,132 @@
+"""The command ``pgbake``: options that all commands share, and the table of commands.
+
+Each command is a module of this package, imported when it is called: `pgbake --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import click
+
+from pgbake import __version__
+from pgbake.cli.app import App
+from pgbake.errors import CommandError, PgbakeError
+
+#: Command -> what it does, in the order and the groups of `pgbake --help`.
+COMMANDS = {
+    "Manifest and lock": {
+        "init": "Write a manifest to start from.",
+        "search": "List the extensions that a manifest may name.",
+        "lock": "Pin every outside input of the manifest.",
+    },
+    "Packages and the bundle": {
+        "plan": "Show what a build would fetch and build, and why.",
+        "build": "Build the bundle, or one package of it.",
+        "why": "Show why a path is part of the bundle.",
+        "size": "Show what the bundle weighs, and who brings it.",
+        "log": "Show the build log of a package.",
+    },
+    "A local server": {
+        "up": "Start a server from the bundle.",
+        "down": "Stop a server.",
+        "status": "List the servers that were started here.",
+        "psql": "Open psql on the server.",
+        "run": "Run one program with the bundle's own first in PATH.",
+        "shell": "Open a shell with the bundle's programs in PATH.",
+    },
+}
+
+
+class _Commands(click.Group):
+    """The commands of the table above, each imported when it is asked for."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return [name for group in COMMANDS.values() for name in group]
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if not any(name in group for group in COMMANDS.values()):
+            return None
+        command = importlib.import_module(f"pgbake.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            if near:
+                raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from None
+            raise
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, group in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(group.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: pgbake init && pgbake lock && pgbake up && pgbake psql",
+)
+@click.version_option(__version__, prog_name="pgbake")
+@click.option(
+    "-C", "--directory", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path(),
+    help="Directory of the manifest; it and those above it are searched.",
+)  # fmt: skip
+@click.option(
+    "--store", type=click.Path(file_okay=False, path_type=Path), envvar="PGBAKE_STORE", show_envvar=True,
+    help="Root below which the store lies, as DIR/nix/store.",
+)  # fmt: skip
+@click.option(
+    "--progress", type=click.Choice(["auto", "plain", "json", "none"]), default="auto",
+    help="How work under way is shown on standard error.",
+)  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Show every line that builds print.")
+@click.pass_context
+def pgbake(ctx: click.Context, directory: Path, store: Path | None, progress: str, verbose: bool) -> None:
+    """Unmodified PostgreSQL plus extensions as one reproducible bundle, built from source."""
+    ctx.obj = App(directory, store, progress, verbose)
+
+
+def main() -> None:
+    """Run the command line; errors become ``error:`` and ``hint:`` lines and an exit status."""
+    try:
+        status = pgbake.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except PgbakeError as error:
+        show_error(error)
+        sys.exit(error.exit_status)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as in `pgbake search | head`.
+        sys.stderr.close()
+        sys.exit(141)
+
+
+def show_error(error: PgbakeError) -> None:
+    """Print an error the way every command does."""
+    if error.detail:
+        for line in error.detail.splitlines():
+            click.secho(f"  {line}", err=True, dim=True)
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(error.message, err=True)
+    if error.hint:
+        click.secho("hint: ", fg="cyan", nl=False, err=True)
+        click.echo(error.hint, err=True)
+    if isinstance(error, CommandError) and not error.hint:
+        click.secho("hint: ", fg="cyan", nl=False, err=True)
+        click.echo("run the command above by itself to see more", err=True)

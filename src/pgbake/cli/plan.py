@@ -1,0 +1,88 @@
+"""``pgbake plan``: what a build would fetch and build, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pgbake.cli.app import App, human_size, json_option, pass_app, system_option
+
+if TYPE_CHECKING:
+    from pgbake.build.plan import Plan
+
+
+@click.command(
+    "plan",
+    short_help="Show what a build would fetch and build, and why.",
+    epilog="""\b
+Examples:
+  pgbake plan
+  pgbake plan pgvector
+  pgbake plan --system aarch64-linux --json""",
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@system_option
+@json_option
+@pass_app
+def command(app: App, names: tuple[str, ...], system: str | None, as_json: bool) -> None:
+    """Show what building the bundle, or the packages NAME, would do. Nothing is fetched or changed."""
+    from pgbake.build.plan import make_plan
+    from pgbake.cli.goals import choose
+
+    bundle = app.project.bundle(app.project.system(system))
+    goals = choose(bundle, names)
+    show_plan(app, make_plan(bundle.graph, [goal.path for goal in goals.values()], app.store), as_json)
+
+
+def show_plan(app: App, plan: Plan, as_json: bool) -> None:
+    """Print a plan."""
+    downloads = _downloads(plan)
+    if as_json:
+        app.say_json(
+            {
+                "fetch": [
+                    {
+                        "kind": item.kind, "name": item.name, "path": str(item.path), "files": len(item.pins),
+                        "bytes": sum(pin.size for name, pin in item.pins.items() if pin.sha256 in downloads),
+                    }
+                    for item in plan.inputs
+                ],
+                "build": [
+                    {"name": d.name, "derivation": str(d.path), "why": plan.why(d),
+                     "outputs": {name: output.path for name, output in d.outputs.items()}}
+                    for d in plan.builds
+                ],
+                "reuse": [{"name": d.name, "derivation": str(d.path)} for d in plan.reused],
+            }
+        )  # fmt: skip
+        return
+    if plan.empty:
+        app.say("Nothing to do: everything is in the store.")
+        return
+    if plan.inputs:
+        total = sum(downloads.values())
+        had = "" if downloads else " (all downloaded before)"
+        app.say(f"To fetch: {len(downloads)} files, {human_size(total)}{had}, for")
+        roots = [item for item in plan.inputs if item.kind == "root"]
+        for item in roots:
+            app.say(f"  build root {item.name}: {len(item.pins)} packages")
+        for kind, title in (("source", "sources"), ("runtime", "runtime packages")):
+            names = sorted(item.name for item in plan.inputs if item.kind == kind)
+            if names:
+                app.say(f"  {len(names)} {title}: {', '.join(names)}")
+    app.say(f"To build: {len(plan.builds)}")
+    width = max(len(derivation.name) for derivation in plan.builds)
+    for derivation in plan.builds:
+        app.say(f"  {derivation.name:{width}}  {plan.why(derivation)}")
+    if plan.reused:
+        app.say(f"Reused: {len(plan.reused)}: {', '.join(derivation.name for derivation in plan.reused)}")
+
+
+def _downloads(plan: Plan) -> dict[str, int]:
+    """Return size by sha256 of the files that are neither in the store nor downloaded before."""
+    from pgbake.project import cache_dir
+
+    pins = {pin.sha256: pin for item in plan.inputs for pin in item.pins.values()}
+    downloads = cache_dir() / "downloads"
+    return {key: pin.size for key, pin in pins.items() if not (downloads / f"{key}-{pin.filename}").exists()}

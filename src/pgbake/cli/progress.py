@@ -1,0 +1,193 @@
+"""Drawing work under way: bars on a terminal, plain lines in a log, JSON lines for a program."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import click
+import msgspec
+
+from pgbake.cli.app import human_size, on_terminal
+from pgbake.events import (
+    Event,
+    Finished,
+    LogLine,
+    Notice,
+    PhaseChanged,
+    Planned,
+    Progressed,
+    Sink,
+    Started,
+    silent,
+)
+
+_VERBS = {
+    "resolve": ("resolving", "resolved"),
+    "fetch": ("fetching", "fetched"),
+    "unpack": ("unpacking", "unpacked"),
+    "build": ("building", "built"),
+    "start": ("starting", "started"),
+}
+
+
+@contextmanager
+def display(progress: str, verbose: bool) -> Iterator[Sink]:
+    """Give a sink that draws events on standard error while the ``with`` block runs.
+
+    :param progress: ``auto``, ``plain``, ``json`` or ``none``.
+    """
+    if progress == "none":
+        yield silent
+    elif progress == "json":
+        yield _in_turn(_json_line)
+    elif progress == "plain" or verbose or not on_terminal():
+        yield _in_turn(_Plain(verbose).handle)
+    else:
+        with _live() as sink:
+            yield sink
+
+
+def _in_turn(handle: Sink) -> Sink:
+    """Make a sink safe to call from several threads."""
+    lock = threading.Lock()
+
+    def sink(event: Event) -> None:
+        with lock:
+            handle(event)
+
+    return sink
+
+
+def _json_line(event: Event) -> None:
+    value = {"event": type(event).__name__, **msgspec.to_builtins(event)}
+    click.echo(msgspec.json.encode(value), err=True)
+
+
+@dataclass
+class _Tasks:
+    """The tasks under way, and how many of each kind are planned and done."""
+
+    running: dict[str, Started] = field(default_factory=dict)
+    begun: dict[str, float] = field(default_factory=dict)
+    planned: dict[str, int] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
+    bytes_done: dict[str, int] = field(default_factory=dict)
+    phases: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def handle(self, event: Event) -> Started | None:
+        """Take in an event; return the task that it is about."""
+        if isinstance(event, Planned):
+            self.planned[event.kind] = self.planned.get(event.kind, 0) + event.total
+            return None
+        if isinstance(event, Notice):
+            return None
+        if isinstance(event, Started):
+            self.running[event.id] = event
+            self.kinds[event.id] = event.kind
+            self.begun[event.id] = time.monotonic()
+            return event
+        task = self.running.get(event.id)
+        if isinstance(event, PhaseChanged):
+            self.phases[event.id] = event.phase
+        elif isinstance(event, Progressed):
+            self.bytes_done[event.id] = event.done
+        elif isinstance(event, Finished) and task is not None:
+            del self.running[event.id]
+            if event.outcome == "done":
+                self.done[task.kind] = self.done.get(task.kind, 0) + 1
+        return task
+
+    def count(self, kind: str) -> str:
+        """Say how far a kind is: ``3/14``."""
+        planned = self.planned.get(kind)
+        return f"{self.done.get(kind, 0)}/{planned}" if planned else str(self.done.get(kind, 0))
+
+
+class _Plain:
+    """One line for each task that begins, changes its phase or ends; fetches are summed up."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+        self._tasks = _Tasks()
+        self._fetched = 0
+
+    def handle(self, event: Event) -> None:
+        task = self._tasks.handle(event)
+        if isinstance(event, Notice):
+            click.echo(f"{'warning: ' if event.level == 'warning' else ''}{event.text}", err=True)
+        elif isinstance(event, Planned) and event.kind == "fetch" and event.total > 1:
+            click.echo(f"fetching {event.total} files", err=True)
+        elif task is None or task.kind == "fetch":
+            return
+        elif isinstance(event, Started):
+            click.echo(f"{_VERBS[task.kind][0]} {task.title}", err=True)
+        elif isinstance(event, PhaseChanged):
+            click.echo(f"{task.title}: {event.phase}", err=True)
+        elif isinstance(event, LogLine) and self._verbose:
+            click.echo(f"{task.title}> {event.line}", err=True)
+        elif isinstance(event, Finished) and event.outcome == "done":
+            count = f"[{self._tasks.count(task.kind)}] " if task.kind == "build" else ""
+            click.echo(f"{count}{_VERBS[task.kind][1]} {task.title} in {event.seconds:.1f} s", err=True)
+
+
+@contextmanager
+def _live() -> Iterator[Sink]:
+    """Draw on a terminal: a line for each task under way, above them what is done."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    tasks = _Tasks()
+    console = Console(stderr=True, highlight=False)
+    begin = time.monotonic()
+    lines: dict[str, str] = {}
+
+    def elapsed(seconds: float) -> str:
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+    def draw() -> Group:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(width=9, style="cyan")
+        table.add_column(no_wrap=True, min_width=24, overflow="ellipsis")
+        table.add_column(width=11, style="dim")
+        table.add_column(justify="right", width=6)
+        table.add_column(no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
+        fetches = [task for task in tasks.running.values() if task.kind == "fetch"]
+        if fetches:
+            got = sum(done for id, done in tasks.bytes_done.items() if tasks.kinds[id] == "fetch")
+            table.add_row("fetch", f"{tasks.count('fetch')} files", human_size(got), "", fetches[0].title)
+        now = time.monotonic()
+        for task in list(tasks.running.values()):
+            if task.kind == "fetch":
+                continue
+            phase = tasks.phases.get(task.id, "")
+            if task.total:
+                phase = f"{100 * tasks.bytes_done.get(task.id, 0) // task.total}%"
+            table.add_row(task.kind, task.title, phase, elapsed(now - tasks.begun[task.id]), lines.get(task.id, ""))
+        total = Text(f"{tasks.count('build')} built · {elapsed(now - begin)}", style="bold")
+        return Group(table, total)
+
+    with Live(console=console, refresh_per_second=8, transient=True, get_renderable=draw) as live:
+
+        def handle(event: Event) -> None:
+            task = tasks.handle(event)
+            if isinstance(event, Notice):
+                style = "yellow" if event.level == "warning" else "dim"
+                live.console.print(Text(event.text, style=style))
+            elif task is None:
+                return
+            elif isinstance(event, LogLine):
+                lines[event.id] = event.line.strip()
+            elif isinstance(event, Finished) and event.outcome == "done" and task.kind != "fetch":
+                mark = Text("✓ ", style="green")
+                mark.append(f"{_VERBS[task.kind][1]} {task.title}", style="default")
+                mark.append(f"  {event.seconds:.1f} s", style="dim")
+                live.console.print(mark)
+
+        yield _in_turn(handle)

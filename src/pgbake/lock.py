@@ -1,0 +1,164 @@
+"""The lock ``pgbake.lock``: every outside input of a manifest, pinned by sha256 and size.
+
+JSON with one line for each pin, in a stable order, so that its diff reads as a list of what moved::
+
+    {
+      "version": 1,
+      "platform": {"suite": "bookworm", "security": true, "updates": true},
+      "sources": {                          upstream tarballs, by recipe
+        "pgaudit": {"version": "1.7.0", "path": "pool/main/p/...", "size": .., "sha256": "..",
+                    "debian": "pgaudit-1.7", "suite": "bookworm"},
+      },
+      "systems": {
+        "x86_64-linux": {
+          "build": {                        Debian packages of the build roots
+            "bash": {"version": "5.2.15-2+b2", "path": .., "size": .., "sha256": ".."},
+          },
+          "roots": {                        which of them make which build root
+            "core": {"tree": "..", "wants": [..], "packages": [..]},
+          },
+          "runtime": {                      Debian packages that a bundle may take in
+            "libc6": {"version": "2.36-9+deb12u10", .., "tree": ".."},
+          },
+          "runtime-wants": [..]
+        }
+      }
+    }
+
+``tree`` is the sha256 of the NAR that unpacking gives, in hexadecimal: with it every store path follows
+from the lock alone, before anything is fetched. ``wants`` are the names that were asked for; the rest
+followed by Depends. ``build`` and ``runtime`` are resolved and moved apart.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from pgbake.errors import LockError
+from pgbake.inputs.pins import Pin
+
+LOCK_NAME = "pgbake.lock"
+LOCK_VERSION = 1
+
+
+class SourcePin(Pin, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An upstream tarball, and the Debian source package and suite whose index named it."""
+
+    debian: str
+    suite: str
+
+
+class RuntimePin(Pin, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A runtime package, with the NAR sha256 (hexadecimal) of what its import keeps."""
+
+    tree: str
+
+
+class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A build root: NAR sha256 (hexadecimal) of its tree, what was asked for, all that it holds."""
+
+    tree: str
+    wants: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+class SystemLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """The pins of one system."""
+
+    build: dict[str, Pin]
+    roots: dict[str, Root]
+    runtime: dict[str, RuntimePin]
+    runtime_wants: tuple[str, ...]
+
+
+class PlatformLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The Debian release that the pins were resolved in."""
+
+    suite: str
+    security: bool
+    updates: bool
+
+
+class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A parsed lock."""
+
+    version: int
+    platform: PlatformLock
+    sources: dict[str, SourcePin]
+    systems: dict[str, SystemLock]
+
+
+def load_lock(file: Path) -> Lock:
+    """Read a lock.
+
+    :raises LockError: it is missing, unreadable, or of another version.
+    """
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError:
+        raise LockError(f"there is no {file}", hint="make it with `pgbake lock`") from None
+    except OSError as error:
+        raise LockError(f"cannot read {file}: {error.strerror}") from error
+    try:
+        return _DECODER.decode(raw)
+    except msgspec.MsgspecError as error:
+        try:
+            version = msgspec.json.decode(raw, type=_Version).version
+        except msgspec.MsgspecError:
+            version = LOCK_VERSION
+        if version != LOCK_VERSION:
+            raise LockError(
+                f"{file} has version {version}; this pgbake writes version {LOCK_VERSION}",
+                hint="make it anew with `pgbake lock`, or use the pgbake that made it",
+            ) from None
+        raise LockError(
+            f"{file} is damaged: {error}",
+            hint="take it from version control, or make it anew with `pgbake lock`",
+        ) from None
+
+
+def save_lock(lock: Lock, file: Path) -> None:
+    """Write a lock, atomically.
+
+    :raises LockError: it cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(render_lock(lock), encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LockError(f"cannot write {file}: {error.strerror}") from error
+
+
+def render_lock(lock: Lock) -> str:
+    """Return the lock's text: sorted, one line for each pin and for each name in a list."""
+    return _render(msgspec.to_builtins(lock), 0) + "\n"
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+_DECODER = msgspec.json.Decoder(Lock)
+
+
+def _render(value: object, depth: int) -> str:
+    inner, outer = "  " * (depth + 1), "  " * depth
+    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
+        order = value if depth in (0, 3) else sorted(value)  # structs keep their fields' order
+        items = [f"{inner}{_line(key)}: {_render(value[key], depth + 1)}" for key in order]
+        return "{\n" + ",\n".join(items) + f"\n{outer}}}"
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(f"{inner}{_line(item)}" for item in value) + f"\n{outer}]"
+    return _line(value)
+
+
+def _line(value: object) -> str:
+    # msgspec writes no white space, and format() indents every level: a pin is to be one readable line.
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_line(key)}: {_line(item)}" for key, item in value.items()) + "}"
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,124 @@
+"""A project: a directory with a manifest and its lock, and this user's places on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pgbake.bundle.merge import Bundle, lower_bundle
+from pgbake.errors import ManifestError
+from pgbake.formats.system import SYSTEMS, System, host_system
+from pgbake.inputs.mirrors import Mirrors, host_mirrors, manifest_mirrors
+from pgbake.lock import LOCK_NAME, Lock, load_lock
+from pgbake.manifest import MANIFEST_NAME, Manifest, load_manifest
+from pgbake.recipes.recipe import Catalogue, load_catalogue
+from pgbake.requirements import requirements
+
+
+def cache_dir() -> Path:
+    """Return where this user's downloads and indexes are kept; what lies there can be fetched again."""
+    if os.geteuid() == 0 and "XDG_CACHE_HOME" not in os.environ:
+        return Path("/var/cache/pgbake")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pgbake"
+
+
+def data_dir() -> Path:
+    """Return where this user's data is kept: the clusters of local servers and, but for root, the store."""
+    if os.geteuid() == 0 and "XDG_DATA_HOME" not in os.environ:
+        return Path("/var/lib/pgbake")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "pgbake"
+
+
+def store_root(option: Path | None) -> Path:
+    """Return the root of the store to use: as named, else ``/`` for root and the data directory for others."""
+    if option is not None:
+        return option.absolute()
+    return Path("/") if os.geteuid() == 0 else data_dir() / "store"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A directory that holds ``pgbake.toml``; what is in it is read when first asked for."""
+
+    directory: Path
+
+    @property
+    def manifest_file(self) -> Path:
+        """The manifest's path."""
+        return self.directory / MANIFEST_NAME
+
+    @property
+    def lock_file(self) -> Path:
+        """The lock's path."""
+        return self.directory / LOCK_NAME
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The parsed manifest, its extensions known.
+
+        :raises ManifestError: it is missing or wrong.
+        """
+        manifest = load_manifest(self.manifest_file)
+        for name in manifest.extensions:
+            self.catalogue.check_extension(name, self.manifest_file)
+        return manifest
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The shipped recipes, and the project's own from its directory ``recipes``."""
+        return load_catalogue(self.directory / "recipes")
+
+    @cached_property
+    def lock(self) -> Lock:
+        """The parsed lock.
+
+        :raises LockError: it is missing or damaged.
+        """
+        return load_lock(self.lock_file)
+
+    @cached_property
+    def mirrors(self) -> Mirrors:
+        """The mirrors that the manifest names, else those of the host's apt.
+
+        :raises HostError: there are none.
+        """
+        platform = self.manifest.platform
+        if platform.mirrors:
+            return manifest_mirrors(platform.mirrors, platform.security_mirrors)
+        return host_mirrors(platform.suite)
+
+    def bundle(self, system: System) -> Bundle:
+        """Lower the manifest for one system.
+
+        :raises LockError: the lock is missing or does not fit the manifest.
+        """
+        requirements(self.manifest, self.catalogue).check(self.lock, system)
+        return lower_bundle(self.manifest, self.catalogue, self.lock, system)
+
+    def system(self, name: str | None) -> System:
+        """Return the system of that name, or this machine's.
+
+        :raises ManifestError: it is not known.
+        """
+        if name is None:
+            return host_system()
+        try:
+            return SYSTEMS[name]
+        except KeyError:
+            raise ManifestError(f'"{name}" is no known system', hint=f"known: {', '.join(SYSTEMS)}") from None
+
+
+def find_project(start: Path) -> Project:
+    """Find the project that a directory belongs to: the nearest one upwards that holds a manifest.
+
+    :raises ManifestError: there is none.
+    """
+    for directory in (start, *start.parents):
+        if (directory / MANIFEST_NAME).exists():
+            return Project(directory)
+    raise ManifestError(
+        f"there is no {MANIFEST_NAME} in {start} or above it",
+        hint="make one with `pgbake init`, or name its directory with -C",
+    )

@@ -1,0 +1,216 @@
+"""Lowering: from recipes and a lock to derivations. Pure: neither store nor network is asked.
+
+Every outside input's store path follows from the lock, so the whole graph, with all output paths, is
+known before anything is fetched. That is what `pgbake plan` shows and what caches are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pgbake.build.wrapper import wrap
+from pgbake.errors import LockError
+from pgbake.formats.derivation import Derivation, Output, hash_modulo, with_outputs
+from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
+from pgbake.formats.system import System
+from pgbake.inputs.pins import Pin
+from pgbake.lock import Lock, SystemLock
+from pgbake.recipes.builders import build_environment, build_script
+from pgbake.recipes.recipe import Catalogue, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An outside input: the store path that it gets, and the pins that it is made from.
+
+    :param kind: ``source``: a tarball as it is. ``root``: a build root from many packages.
+        ``runtime``: one runtime package, as its import keeps it.
+    """
+
+    kind: Literal["source", "root", "runtime"]
+    name: str
+    path: StorePath
+    pins: Mapping[str, Pin]
+    tree: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A recipe lowered for one system and PostgreSQL major."""
+
+    recipe: Recipe
+    source: Pin
+    derivation: Derivation
+
+    @property
+    def version(self) -> str:
+        """The upstream version."""
+        return self.source.version
+
+    def output(self, name: str = "out") -> StorePath:
+        """Return the store path of one output."""
+        return StorePath.parse(self.derivation.outputs[name].path)
+
+
+@dataclass
+class Graph:
+    """Derivations and outside inputs, by store path, as they are lowered."""
+
+    inputs: dict[StorePath, Input] = field(default_factory=dict)
+    derivations: dict[StorePath, Derivation] = field(default_factory=dict)
+    _hashes: dict[StorePath, bytes] = field(default_factory=dict)
+
+    def add_input(self, item: Input) -> StorePath:
+        """Take in an outside input and return its path."""
+        self.inputs.setdefault(item.path, item)
+        return item.path
+
+    def add(
+        self,
+        name: str,
+        system: System,
+        build_root: StorePath,
+        script: str,
+        *,
+        env: Mapping[str, str],
+        outputs: Sequence[str] = ("out",),
+        sources: Sequence[StorePath] = (),
+        needs: Mapping[StorePath, Sequence[str]] | None = None,
+    ) -> Derivation:
+        """Lower one build: a script in a build root, with what it may see.
+
+        :param sources: outside inputs beside the build root.
+        :param needs: derivations of this graph, each with the outputs that the build sees.
+        """
+        builder, args, environment = wrap(name, system, build_root, script, outputs=tuple(outputs), env=dict(env))
+        derivation = with_outputs(
+            Derivation(
+                name=name,
+                outputs={output: Output("") for output in outputs},
+                input_drvs={path: frozenset(names) for path, names in (needs or {}).items()},
+                input_srcs=frozenset([build_root, *sources]),
+                system=system.name,
+                builder=builder,
+                args=args,
+                env=environment,
+            ),
+            self._hash,
+        )
+        self.derivations[derivation.path] = derivation
+        return derivation
+
+    def _hash(self, path: StorePath) -> bytes:
+        if path not in self._hashes:
+            self._hashes[path] = hash_modulo(self.derivations[path], self._hash)
+        return self._hashes[path]
+
+
+class Lowering:
+    """Lowers a catalogue's recipes under one lock, for one system and PostgreSQL major."""
+
+    def __init__(self, catalogue: Catalogue, lock: Lock, system: System, major: int) -> None:
+        """:raises LockError: the lock has no pins for the system."""
+        pins = lock.systems.get(system.name)
+        if pins is None:
+            raise LockError(
+                f"the lock has no pins for {system}",
+                hint="add it to `systems` under [platform] and run `pgbake lock`",
+            )
+        self.catalogue = catalogue
+        self.lock = lock
+        self.pins: SystemLock = pins
+        self.system = system
+        self.major = major
+        self.graph = Graph()
+        self._packages: dict[str, Package] = {}
+
+    def package(self, name: str) -> Package:
+        """Lower a recipe, and PostgreSQL before an extension.
+
+        :raises LockError: the lock does not pin its source or its build root.
+        """
+        if name not in self._packages:
+            self._packages[name] = self._lower(self.catalogue.recipe(name))
+        return self._packages[name]
+
+    def _lower(self, recipe: Recipe) -> Package:
+        pin = self.lock.sources.get(recipe.name)
+        if pin is None:
+            raise out_of_date(f"it does not pin the source of {recipe.name}")
+        version = pin.version
+        source = self.graph.add_input(
+            Input(
+                "source",
+                recipe.name,
+                fixed_output_path(store_name(pin.filename), "flat", "sha256", bytes.fromhex(pin.sha256)),
+                {recipe.name: pin},
+            )
+        )
+        env = build_environment(recipe, self.major, version) | {"src": str(source)}
+        needs: dict[StorePath, Sequence[str]] = {}
+        if recipe.builder == "postgresql":
+            name = f"postgresql-{version}"
+        else:
+            server = self.package("postgresql")
+            parts = ("out", "dev")
+            needs[server.derivation.path] = parts
+            env["postgresqlParts"] = " ".join(str(server.output(part)) for part in parts)
+            name = f"postgresql-{self.major}-{recipe.name}-{version}"
+        derivation = self.graph.add(
+            store_name(name),
+            self.system,
+            self.build_root(recipe),
+            build_script(recipe),
+            env=env,
+            outputs=("out", *recipe.outputs),
+            sources=[source],
+            needs=needs,
+        )
+        return Package(recipe, pin, derivation)
+
+    def build_root(self, recipe: Recipe) -> StorePath:
+        """Return the build root of a recipe: its stack, with the recipe's additions where it has any."""
+        return self.root(*root_of(recipe, self.catalogue))
+
+    def root(self, name: str, wants: Sequence[str]) -> StorePath:
+        """Return the store path of a build root.
+
+        :raises LockError: the lock has no such root, or one made for other packages.
+        """
+        root = self.pins.roots.get(name)
+        if root is None or tuple(sorted(wants)) != root.wants:
+            raise out_of_date(f"it does not hold the build root {name} as it is now")
+        tree = bytes.fromhex(root.tree)
+        path = source_path(store_name(f"build-root-{self.lock.platform.suite}-{name}"), tree)
+        return self.graph.add_input(
+            Input("root", name, path, {package: self.pins.build[package] for package in root.packages}, tree)
+        )
+
+    def runtime(self) -> dict[str, StorePath]:
+        """Return the store path of every runtime package in the lock, by name."""
+        paths = {}
+        for name, pin in self.pins.runtime.items():
+            tree = bytes.fromhex(pin.tree)
+            path = source_path(store_name(f"{name}-{pin.version}"), tree)
+            paths[name] = self.graph.add_input(Input("runtime", name, path, {name: pin}, tree))
+        return paths
+
+
+def root_of(recipe: Recipe, catalogue: Catalogue) -> tuple[str, tuple[str, ...]]:
+    """Return name and wanted packages (sorted) of the build root that a recipe builds in."""
+    stack = catalogue.debian.stacks[recipe.stack].packages
+    extra = sorted(set(recipe.build) - set(stack))
+    return "+".join([recipe.stack, *extra]), tuple(sorted({*stack, *extra}))
+
+
+def store_name(text: str) -> str:
+    """Return ``text`` with what a store path's name may not hold replaced by ``-``."""
+    return re.sub(r"[^A-Za-z0-9+._?=-]", "-", text).lstrip(".")
+
+
+def out_of_date(why: str) -> LockError:
+    """Return the error for a lock that does not fit manifest and recipes."""
+    return LockError(f"the lock is out of date: {why}", hint="run `pgbake lock`")

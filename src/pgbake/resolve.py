@@ -1,0 +1,272 @@
+"""Making a lock: which Debian packages and upstream tarballs a manifest means, today, exactly.
+
+Four units are resolved, and moved, apart: each source; the ``build`` packages of all build roots, which
+must fit together since header packages demand their library's very version; the ``runtime`` packages; and
+among these, when asked by name, single ones. What nobody asks to move keeps its pin.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pgbake.errors import ManifestError
+from pgbake.events import Sink, task
+from pgbake.formats.system import SYSTEMS, System
+from pgbake.inputs.apt import AptRoot, Suite
+from pgbake.inputs.buildroot import import_runtime, make_build_root
+from pgbake.inputs.fetch import fetch
+from pgbake.inputs.mirrors import Mirrors
+from pgbake.inputs.pins import Pin
+from pgbake.lock import LOCK_VERSION, Lock, Root, RuntimePin, SourcePin, SystemLock
+from pgbake.manifest import Manifest
+from pgbake.recipes.recipe import Catalogue
+from pgbake.requirements import requirements
+from pgbake.store.local import LocalStore
+from pgbake.store.tree import hash_tree
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One pin that differs between two locks; a version is None where there was, or is, no such pin."""
+
+    where: str
+    name: str
+    before: str | None
+    after: str | None
+
+
+def moves(before: Lock | None, after: Lock) -> list[Move]:
+    """Return what moved from one lock to the next, in a stable order."""
+
+    def pins(lock: Lock | None) -> dict[tuple[str, str], Pin]:
+        if lock is None:
+            return {}
+        found: dict[tuple[str, str], Pin] = {("sources", name): pin for name, pin in lock.sources.items()}
+        for system, part in lock.systems.items():
+            found |= {(f"{system} build", name): pin for name, pin in part.build.items()}
+            found |= {(f"{system} runtime", name): pin for name, pin in part.runtime.items()}
+        return found
+
+    old, new = pins(before), pins(after)
+    return [
+        Move(where, name, _version(old.get((where, name))), _version(new.get((where, name))))
+        for where, name in sorted(old.keys() | new.keys())
+        if _file(old.get((where, name))) != _file(new.get((where, name)))
+    ]
+
+
+def _version(pin: Pin | None) -> str | None:
+    return pin.version if pin else None
+
+
+def _file(pin: Pin | None) -> str | None:
+    return pin.sha256 if pin else None
+
+
+class Resolver:
+    """Makes a lock for a manifest, keeping what an earlier lock pins and nobody asks to move."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        catalogue: Catalogue,
+        mirrors: Callable[[], Mirrors],
+        store: LocalStore,
+        cache: Path,
+        report: Sink,
+        *,
+        previous: Lock | None,
+        update: frozenset[str] | None,
+    ) -> None:
+        """:param update: names of what is to move (a recipe, ``build``, ``runtime``, a runtime package);
+        empty moves everything, None nothing that is pinned.
+        """
+        self._catalogue = catalogue
+        self._find_mirrors = mirrors
+        self._store = store
+        self._cache = cache
+        self._report = report
+        self._required = requirements(manifest, catalogue)
+        self._previous = previous if previous and previous.platform == self._required.platform else None
+        self._update = update
+        if update:
+            self._check_names(update)
+
+    @cached_property
+    def _mirrors(self) -> Mirrors:
+        return self._find_mirrors()
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        known = {"build", "runtime", *self._required.sources}
+        for part in self._previous.systems.values() if self._previous else ():
+            known |= part.runtime.keys()
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 3)
+                raise ManifestError(
+                    f'the lock holds no pin "{name}" that moves by itself',
+                    hint=f"did you mean {' or '.join(near)}?"
+                    if near
+                    else "name a recipe, a runtime package, build (all packages of the build roots) or runtime",
+                )
+
+    def _moves(self, name: str) -> bool:
+        return self._update is not None and (not self._update or name in self._update)
+
+    def resolve(self) -> Lock:
+        """Return the new lock.
+
+        :raises PgbakeError: the mirrors, apt or the manifest did not allow it; see the errors of
+            :class:`pgbake.inputs.apt.AptRoot` and :func:`pgbake.inputs.fetch.fetch`.
+        """
+        return Lock(
+            version=LOCK_VERSION,
+            platform=self._required.platform,
+            sources=self._sources(),
+            systems={name: self._system(SYSTEMS[name]) for name in self._required.systems},
+        )
+
+    # --- sources -----------------------------------------------------------------------------------
+
+    def _sources(self) -> dict[str, SourcePin]:
+        pins = {}
+        roots: dict[str, AptRoot] = {}
+        for recipe, (debian, suite) in sorted(self._required.sources.items()):
+            old = self._previous.sources.get(recipe) if self._previous else None
+            if old and (old.debian, old.suite) == (debian, suite) and not self._moves(recipe):
+                pins[recipe] = old
+                continue
+            if suite not in roots:
+                suites = self._suites() if suite == self._required.platform.suite else (Suite(suite),)
+                roots[suite] = self._apt(suites, "amd64")
+            version, pin = roots[suite].source(debian)
+            pins[recipe] = SourcePin(
+                version=version, path=pin.path, size=pin.size, sha256=pin.sha256, archive=pin.archive,
+                debian=debian, suite=suite,
+            )  # fmt: skip
+        return pins
+
+    def _suites(self) -> tuple[Suite, ...]:
+        platform = self._required.platform
+        suites = [Suite(platform.suite)]
+        if platform.updates:
+            suites.append(Suite(f"{platform.suite}-updates"))
+        if platform.security:
+            suites.append(Suite(f"{platform.suite}-security", "security"))
+        return tuple(suites)
+
+    def _apt(self, suites: tuple[Suite, ...], architecture: str) -> AptRoot:
+        root = AptRoot(self._cache / "apt", suites, architecture, self._mirrors)
+        names = " ".join(suite.name for suite in suites)
+        with task(self._report, str(root.path), "resolve", f"index of {names} ({architecture})"):
+            root.update()
+        return root
+
+    # --- one system --------------------------------------------------------------------------------
+
+    def _system(self, system: System) -> SystemLock:
+        old = self._previous.systems.get(system.name) if self._previous else None
+        apt = _Lazy(lambda: self._apt(self._suites(), system.debian))
+        keep_build = old is not None and not self._moves("build") and self._same_roots(old)
+        build, roots = (old.build, old.roots) if old and keep_build else self._build(system, apt, old)
+        keep_runtime = old is not None and self._update is None and old.runtime_wants == self._required.runtime
+        runtime = old.runtime if old and keep_runtime else self._runtime(system, apt, old)
+        return SystemLock(build, roots, runtime, self._required.runtime)
+
+    def _same_roots(self, old: SystemLock) -> bool:
+        return {name: root.wants for name, root in old.roots.items()} == dict(self._required.roots)
+
+    def _build(self, system: System, apt: _Lazy, old: SystemLock | None) -> tuple[dict[str, Pin], dict[str, Root]]:
+        sets = {name: apt.root.resolve(wants) for name, wants in self._required.roots.items()}
+        pins = {package: pin for chosen in sets.values() for package, pin in chosen.items()}
+        roots = {}
+        for name, chosen in sets.items():
+            packages = tuple(sorted(chosen))
+            before = old.roots.get(name) if old else None
+            if before and old and before.packages == packages and all(old.build[p] == pins[p] for p in packages):
+                tree = before.tree
+            else:
+                tree = self._tree(f"build root {name} ({system})", chosen, lambda debs, into: make_build_root(
+                    debs, into, self._report
+                ))  # fmt: skip
+            roots[name] = Root(tree, self._required.roots[name], packages)
+        return dict(sorted(pins.items())), roots
+
+    def _runtime(self, system: System, apt: _Lazy, old: SystemLock | None) -> dict[str, RuntimePin]:
+        chosen = self._runtime_packages(apt.root)
+        pins: dict[str, RuntimePin] = {}
+        fresh: dict[str, Pin] = {}
+        for name, pin in chosen.items():
+            before = old.runtime.get(name) if old else None
+            if before and (not (self._moves("runtime") or self._moves(name)) or before.sha256 == pin.sha256):
+                pins[name] = before
+            else:
+                fresh[name] = pin
+        if fresh:
+            debs = fetch(fresh, self._mirrors, self._cache / "downloads", self._report)
+            with task(self._report, f"runtime {system}", "unpack", f"runtime packages ({system})"):
+                for name, pin in fresh.items():
+                    with self._store.scratch() as scratch:
+                        keep, drop = self._catalogue.import_rules(name)
+                        import_runtime(debs[name], scratch / "tree", keep, drop)
+                        tree = hash_tree(scratch / "tree").sha256.hex()
+                    pins[name] = RuntimePin(
+                        version=pin.version, path=pin.path, size=pin.size, sha256=pin.sha256, archive=pin.archive,
+                        tree=tree,
+                    )  # fmt: skip
+        return dict(sorted(pins.items()))
+
+    def _runtime_packages(self, apt: AptRoot) -> dict[str, Pin]:
+        """Resolve what a bundle may need at run time: the libraries behind the header packages, and more."""
+        wants = self._required.runtime
+        together = apt.resolve(wants)
+        controls = apt.controls(together)
+        seeds, pending, seen = set[str](), set(wants), set[str]()
+        while pending:
+            name = pending.pop()
+            seen.add(name)
+            if _is_for_building(controls[name]):
+                pending |= {d for d in _depends(controls[name]) if d in together} - seen
+            else:
+                seeds.add(name)
+        # Once more without the header packages, which would tie libraries to their own build's versions.
+        resolved = apt.resolve(sorted(seeds))
+        controls = apt.controls(resolved)
+        sections, extra = self._catalogue.debian.sections, self._catalogue.debian.extra.packages
+        return {
+            name: pin
+            for name, pin in resolved.items()
+            if controls[name]["Section"] in sections or name in extra
+        }
+
+    def _tree(self, title: str, pins: Mapping[str, Pin], fill: Callable[[Mapping[str, Path], Path], None]) -> str:
+        debs = fetch(pins, self._mirrors, self._cache / "downloads", self._report)
+        with self._store.scratch() as scratch:
+            fill(debs, scratch / "tree")
+            return hash_tree(scratch / "tree").sha256.hex()
+
+
+class _Lazy:
+    """An apt root that is brought up to date when it is first asked."""
+
+    def __init__(self, make: Callable[[], AptRoot]) -> None:
+        self._make = make
+
+    @cached_property
+    def root(self) -> AptRoot:
+        return self._make()
+
+
+def _is_for_building(control: Mapping[str, str]) -> bool:
+    return control["Section"] == "libdevel" or control["Package"].endswith("-dev")
+
+
+def _depends(control: Mapping[str, str]) -> list[str]:
+    """Return the packages that a control record depends on: of alternatives the first, without versions."""
+    fields = ", ".join(control[field] for field in ("Pre-Depends", "Depends") if control.get(field))
+    return [re.split(r"[\s(:|]", part.strip())[0] for part in fields.split(",") if part.strip()]

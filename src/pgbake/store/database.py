@@ -1,0 +1,227 @@
+"""Nix's store database: which paths are valid, their hashes, and what they refer to.
+
+The schema is Nix's own, version 10 (``src/libstore/schema.sql`` of Nix 2.x), so that a stock Nix finds
+every path that pgbake registered::
+
+    ValidPaths(id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)
+    Refs(referrer, reference)                  ids of ValidPaths; a path may refer to itself
+    DerivationOutputs(drv, id, path)           output name and path of each registered .drv
+
+``hash`` is ``sha256:`` and 64 hex digits of the NAR; ``registrationTime`` is Unix seconds; ``ultimate``
+is 1 for what was built here; ``ca`` is Nix's content address (``text:sha256:..``, ``fixed:r:sha256:..``).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgbake.errors import StoreError
+from pgbake.formats.storepath import StorePath
+
+SCHEMA_VERSION = "10"
+
+_SCHEMA = """
+create table if not exists ValidPaths (
+    id               integer primary key autoincrement not null,
+    path             text unique not null,
+    hash             text not null,
+    registrationTime integer not null,
+    deriver          text,
+    narSize          integer,
+    ultimate         integer,
+    sigs             text,
+    ca               text
+);
+create table if not exists Refs (
+    referrer  integer not null,
+    reference integer not null,
+    primary key (referrer, reference),
+    foreign key (referrer) references ValidPaths(id) on delete cascade,
+    foreign key (reference) references ValidPaths(id) on delete restrict
+);
+create index if not exists IndexReferrer on Refs(referrer);
+create index if not exists IndexReference on Refs(reference);
+create trigger if not exists DeleteSelfRefs before delete on ValidPaths
+  begin
+    delete from Refs where referrer = old.id and reference = old.id;
+  end;
+create table if not exists DerivationOutputs (
+    drv  integer not null,
+    id   text not null,
+    path text not null,
+    primary key (drv, id),
+    foreign key (drv) references ValidPaths(id) on delete cascade
+);
+create index if not exists IndexDerivationOutputs on DerivationOutputs(path);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PathInfo:
+    """What the store knows of one valid path.
+
+    :param nar_sha256: raw digest of the path's NAR.
+    :param nar_size: length of the NAR in bytes.
+    :param references: the store paths that its contents name, itself included where it does.
+    :param deriver: the derivation that made it.
+    :param ultimate: built on this machine, hence trusted without a signature.
+    :param ca: content address in Nix's notation, for a path that certifies itself.
+    """
+
+    path: StorePath
+    nar_sha256: bytes
+    nar_size: int
+    references: frozenset[StorePath] = frozenset()
+    deriver: StorePath | None = None
+    ultimate: bool = False
+    ca: str | None = None
+    signatures: tuple[str, ...] = ()
+
+
+class Database:
+    """An open store database: one connection, which its threads use in turn."""
+
+    def __init__(self, file: Path) -> None:
+        """Open, and create where absent, the database at ``file``.
+
+        :raises StoreError: it is no database, or not writable.
+        """
+        self.file = file
+        self._turn = threading.RLock()
+        try:
+            # Autocommit: transactions are begun by hand, as IMMEDIATE ones, so that two writers wait
+            # for each other at the start instead of failing in the middle.
+            self._db = sqlite3.connect(file, isolation_level=None, timeout=3600, check_same_thread=False)
+            self._db.execute("pragma foreign_keys = on")
+            self._db.execute("pragma synchronous = normal")
+            if self._db.execute("pragma journal_mode").fetchone()[0] != "wal":
+                self._db.execute("pragma journal_mode = wal")
+            if self._db.execute("select count(*) from sqlite_master").fetchone()[0] == 0:
+                self._db.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"cannot open the store's database {file}: {error}",
+                hint="if the file is damaged, move it away together with its -wal and -shm files; "
+                "what cannot be proven valid is then fetched or built again",
+            ) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._turn:
+                self._db.execute("begin immediate")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("rollback")
+                    raise
+                self._db.execute("commit")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write to the store's database {self.file}: {error}") from error
+
+    def _select(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        try:
+            with self._turn:
+                return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the store's database {self.file}: {error}") from error
+
+    def valid(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Return those of ``paths`` that are registered as valid."""
+        return {p for p in paths if self._select("select 1 from ValidPaths where path = ?", str(p))}
+
+    def info(self, path: StorePath) -> PathInfo | None:
+        """Return what is registered of ``path``, or None where it is not valid."""
+        rows = self._select(
+            "select id, hash, deriver, narSize, ultimate, sigs, ca from ValidPaths where path = ?", str(path)
+        )
+        if not rows:
+            return None
+        number, digest, deriver, size, ultimate, signatures, ca = rows[0]
+        references = self._select(
+            "select path from Refs join ValidPaths on reference = id where referrer = ?", number
+        )
+        return PathInfo(
+            path=path,
+            nar_sha256=bytes.fromhex(str(digest).removeprefix("sha256:")),
+            nar_size=int(str(size or 0)),
+            references=frozenset(StorePath.parse(str(row[0])) for row in references),
+            deriver=StorePath.parse(str(deriver)) if deriver else None,
+            ultimate=bool(ultimate),
+            ca=str(ca) if ca else None,
+            signatures=tuple(str(signatures or "").split()),
+        )
+
+    def referrers(self, path: StorePath) -> frozenset[StorePath]:
+        """Return the valid paths whose contents name ``path``, itself left out."""
+        rows = self._select(
+            "select r.path from Refs join ValidPaths t on reference = t.id"
+            " join ValidPaths r on referrer = r.id where t.path = ?1 and r.path != ?1",
+            str(path),
+        )
+        return frozenset(StorePath.parse(str(row[0])) for row in rows)
+
+    def register(
+        self, infos: Iterable[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]] | None = None
+    ) -> None:
+        """Register paths as valid, in one transaction: all of them or none.
+
+        :param outputs: for each ``.drv`` among them, its output names and paths.
+        :raises StoreError: a reference is neither valid nor among ``infos``.
+        """
+        infos = list(infos)
+        now = int(time.time())
+        with self._transaction() as db:
+            numbers: dict[StorePath, int] = {}
+            for info in infos:
+                row = db.execute(
+                    "insert into ValidPaths"
+                    " (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
+                    " values (?, ?, ?, ?, ?, ?, ?, ?)"
+                    " on conflict (path) do update set hash = excluded.hash, narSize = excluded.narSize,"
+                    " ultimate = excluded.ultimate, sigs = excluded.sigs, ca = excluded.ca returning id",
+                    (
+                        str(info.path),
+                        f"sha256:{info.nar_sha256.hex()}",
+                        now,
+                        str(info.deriver) if info.deriver else None,
+                        info.nar_size,
+                        1 if info.ultimate else None,
+                        " ".join(info.signatures) or None,
+                        info.ca,
+                    ),
+                ).fetchone()
+                numbers[info.path] = row[0]
+                for name, path in (outputs or {}).get(info.path, {}).items():
+                    db.execute(
+                        "insert or replace into DerivationOutputs values (?, ?, ?)", (row[0], name, str(path))
+                    )
+            for info in infos:
+                for reference in info.references:
+                    number = numbers.get(reference)
+                    if number is None:
+                        row = db.execute(
+                            "select id from ValidPaths where path = ?", (str(reference),)
+                        ).fetchone()
+                        if row is None:
+                            raise StoreError(f"{info.path} refers to {reference}, which is not in the store")
+                        number = row[0]
+                    db.execute("insert or ignore into Refs values (?, ?)", (numbers[info.path], number))
+
+    def invalidate(self, path: StorePath) -> None:
+        """Forget ``path``, whose contents are about to go.
+
+        :raises StoreError: a valid path still refers to it.
+        """
+        with self._transaction() as db:
+            db.execute("delete from ValidPaths where path = ?", (str(path),))

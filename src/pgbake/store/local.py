@@ -1,0 +1,343 @@
+"""The local store: Nix's layout on disk, below a root that is ``/`` or a directory of the user's.
+
+    ROOT/nix/store/HASH-NAME            store paths: read-only, owned by root (or the user), mtime 1
+    ROOT/nix/store/HASH-NAME.lock       held while somebody makes that path
+    ROOT/nix/store/HASH-NAME.chroot     where it is being made
+    ROOT/nix/store/.links/              equal files, hard-linked (Nix's `optimise`)
+    ROOT/nix/var/nix/db/db.sqlite       what is valid: see `pgbake.store.database`
+    ROOT/nix/var/nix/db/{schema,big-lock,reserved}
+    ROOT/nix/var/nix/{gc.lock,temproots,gcroots}   see `pgbake.store.roots`
+    ROOT/nix/var/log/nix/drvs/HH/REST-NAME.drv.bz2  build logs
+
+Whatever the root, paths are named ``/nix/store/...``: programs of a store below another root run in a
+namespace that shows ``ROOT/nix`` at ``/nix``. A path is *valid* when the database says so; what lies in
+the store unregistered is the remains of a killed process, and is replaced when that path is made again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgbake.errors import HostError, StoreError
+from pgbake.formats import base32
+from pgbake.formats.derivation import Derivation
+from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
+from pgbake.store import tree
+from pgbake.store.database import SCHEMA_VERSION, Database, PathInfo
+from pgbake.store.locks import acquire, open_lock, path_lock
+from pgbake.store.references import ReferenceScanner
+from pgbake.store.roots import TempRoots, link_root
+
+#: Nix fills this file at its creation, to have space for deleting paths when the disk is full.
+_RESERVED_BYTES = 8 * 1024 * 1024
+
+
+class LocalStore:
+    """An open local store. Several processes may have it open at once."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the store below ``root``, and create it where there is none.
+
+        :raises StoreError: it cannot be written, or another version of Nix's schema owns it.
+        """
+        self.root = root
+        self.store_dir = root / "nix/store"
+        self.state_dir = root / "nix/var/nix"
+        self.log_dir = root / "nix/var/log/nix/drvs"
+        self._create()
+        # Nix takes this lock exclusively to change the schema, and shared while a store is open.
+        self._big_lock = open_lock(self.state_dir / "db/big-lock")
+        acquire(self._big_lock, shared=True)
+        self._check_schema()
+        self.database = Database(self.state_dir / "db/db.sqlite")
+        self.temp_roots = TempRoots(self.state_dir)
+
+    def _create(self) -> None:
+        if (self.state_dir / "db/schema").exists():
+            return
+        try:
+            for directory in (
+                self.store_dir / ".links",
+                self.state_dir / "db",
+                self.state_dir / "temproots",
+                self.state_dir / "gcroots/auto",
+                self.state_dir / "userpool",
+                self.log_dir,
+            ):
+                directory.mkdir(parents=True, exist_ok=True)
+            with (self.state_dir / "db/reserved").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+            schema = self.state_dir / "db/schema"
+            temporary = schema.with_name(f"schema.{os.getpid()}")
+            temporary.write_text(SCHEMA_VERSION)
+            temporary.replace(schema)
+        except OSError as error:
+            raise StoreError(
+                f"cannot create a store at {self.store_dir}: {error.strerror}",
+                hint="run as root, or name a store of your own with --store DIR",
+            ) from error
+
+    def _check_schema(self) -> None:
+        version = (self.state_dir / "db/schema").read_text().strip()
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"the store at {self.store_dir} has schema {version}; pgbake knows schema {SCHEMA_VERSION}",
+                hint="name another store with --store DIR",
+            )
+
+    def close(self) -> None:
+        """Release the store's locks and this process's temporary roots."""
+        self.temp_roots.close()
+        self.database.close()
+        os.close(self._big_lock)
+
+    def __enter__(self) -> LocalStore:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @property
+    def is_at_its_place(self) -> bool:
+        """Whether ``/nix/store`` is this store itself, so that its programs run without a namespace."""
+        return self.root == Path("/")
+
+    def physical(self, path: StorePath) -> Path:
+        """Return where a store path lies on this machine's disk."""
+        return self.store_dir / path.basename
+
+    def valid(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Return those of ``paths`` that are registered as valid."""
+        return self.database.valid(paths)
+
+    def info(self, path: StorePath) -> PathInfo:
+        """Return what is registered of a valid path.
+
+        :raises StoreError: it is not valid.
+        """
+        info = self.database.info(path)
+        if info is None:
+            raise StoreError(f"{path} is not in the store")
+        return info
+
+    def closure(self, paths: Iterable[StorePath]) -> dict[StorePath, PathInfo]:
+        """Return ``paths`` and all that they refer to, directly or not, sorted by path."""
+        found: dict[StorePath, PathInfo] = {}
+        pending = list(paths)
+        while pending:
+            path = pending.pop()
+            if path not in found:
+                found[path] = self.info(path)
+                pending.extend(found[path].references)
+        return dict(sorted(found.items()))
+
+    @contextmanager
+    def lock(self, path: StorePath, on_wait: Callable[[str], None] = lambda _holder: None) -> Iterator[None]:
+        """Hold the lock under which ``path`` is made, and keep collectors from it."""
+        self.temp_roots.add(path)
+        with path_lock(self.physical(path), on_wait):
+            yield
+
+    def staging(self, path: StorePath) -> Path:
+        """Return an empty directory, on the store's file system, in which to make ``path``.
+
+        The caller holds ``path``'s lock. Remains of a killed process are removed first; a collector
+        spares the directory while the path is locked and a temporary root.
+        """
+        directory = self.physical(path).with_name(path.basename + ".chroot")
+        remove_tree(directory)
+        try:
+            directory.mkdir(mode=0o755)
+        except OSError as error:
+            raise StoreError(f"cannot write to the store at {self.store_dir}: {error.strerror}") from error
+        return directory
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give an empty directory on the store's file system, removed when the ``with`` block ends.
+
+        What a killed process left of its own is removed as well.
+        """
+        top = self.state_dir / "scratch"
+        top.mkdir(exist_ok=True)
+        for lock in top.glob("*.lock"):
+            descriptor = open_lock(lock)
+            if acquire(descriptor, wait=False):
+                remove_tree(lock.with_suffix(""))
+                lock.unlink(missing_ok=True)
+            os.close(descriptor)
+        directory = Path(tempfile.mkdtemp(dir=top))
+        lock = directory.with_name(directory.name + ".lock")
+        descriptor = open_lock(lock)
+        try:
+            acquire(descriptor)
+            yield directory
+        finally:
+            remove_tree(directory)
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def place(
+        self,
+        path: StorePath,
+        made: Path,
+        *,
+        candidates: Iterable[StorePath] = (),
+        deriver: StorePath | None = None,
+        ca: str | None = None,
+    ) -> PathInfo:
+        """Move a finished tree into the store, as read-only as Nix has it, and return what to register.
+
+        The caller holds ``path``'s lock and registers the result.
+
+        :param made: the tree, on the store's file system.
+        :param candidates: the store paths that it may refer to.
+        """
+        final = self.physical(path)
+        if final != made:
+            remove_tree(final)
+            made.rename(final)
+        tree.canonicalise(final, owner=(0, 0) if os.geteuid() == 0 else None)
+        scanner = ReferenceScanner([*candidates, path])
+        digest = tree.hash_tree(final, consumers=[scanner.feed])
+        return PathInfo(
+            path=path,
+            nar_sha256=digest.sha256,
+            nar_size=digest.size,
+            references=frozenset(scanner.found),
+            deriver=deriver,
+            ultimate=deriver is not None,
+            ca=ca,
+        )
+
+    def register(self, infos: Iterable[PathInfo]) -> None:
+        """Register placed paths as valid, their contents being on disk first."""
+        self._flush()
+        self.database.register(infos)
+
+    def _flush(self) -> None:
+        # One syncfs for the whole file system instead of one fsync a file: a path that the database
+        # calls valid must not come back empty after a power cut.
+        descriptor = os.open(self.store_dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise StoreError(f"cannot write the store to disk: {os.strerror(number)}")
+        finally:
+            os.close(descriptor)
+
+    def add_source(self, name: str, expected_nar_sha256: bytes, fill: Callable[[Path], None]) -> StorePath:
+        """Make sure that a content-addressed tree is in the store, making it with ``fill`` if it is not.
+
+        :param expected_nar_sha256: raw digest of the tree's NAR; it decides the path.
+        :param fill: makes the tree at the path that it is given, which does not exist yet.
+        :raises StoreError: the tree made is another one; both hashes are named.
+        """
+        path = source_path(name, expected_nar_sha256)
+        ca = f"fixed:r:sha256:{base32.encode(expected_nar_sha256)}"
+        return self._add(path, ca, fill, expected_nar_sha256)
+
+    def add_file(self, name: str, sha256: bytes, file: Path) -> StorePath:
+        """Make sure that a flat file of known sha256 is in the store, as Nix's flat fixed output."""
+        path = fixed_output_path(name, "flat", "sha256", sha256)
+        return self._add(path, f"fixed:sha256:{base32.encode(sha256)}", lambda target: _copy(file, target), None)
+
+    def add_text(self, path: StorePath, contents: bytes, references: Iterable[StorePath] = ()) -> StorePath:
+        """Make sure that a text file is in the store; ``path`` must be its text path."""
+        ca = f"text:sha256:{base32.encode(hashlib.sha256(contents).digest())}"
+        return self._add(path, ca, lambda target: _write(target, contents), None, references)
+
+    def add_derivation(self, derivation: Derivation) -> StorePath:
+        """Write a derivation's ``.drv`` into the store, its inputs being there, and return its path."""
+        path = derivation.path
+        if path in self.valid([path]):
+            return path
+        self.add_text(path, derivation.to_aterm(), [*derivation.input_srcs, *derivation.input_drvs])
+        outputs = {name: StorePath.parse(output.path) for name, output in derivation.outputs.items()}
+        self.database.register([self.info(path)], {path: outputs})
+        return path
+
+    def derivation(self, path: StorePath) -> Derivation:
+        """Read a ``.drv`` that is in the store."""
+        return Derivation.parse(self.physical(path).read_bytes(), path.name.removesuffix(".drv"))
+
+    def _add(
+        self,
+        path: StorePath,
+        ca: str,
+        fill: Callable[[Path], None],
+        expected: bytes | None,
+        references: Iterable[StorePath] = (),
+    ) -> StorePath:
+        self.temp_roots.add(path)
+        if path in self.valid([path]):
+            return path
+        with self.lock(path):
+            if path in self.valid([path]):  # another process was faster
+                return path
+            staging = self.staging(path)
+            try:
+                made = staging / "made"
+                fill(made)
+                info = self.place(path, made, candidates=references, ca=ca)
+                if expected is not None and info.nar_sha256 != expected:
+                    remove_tree(self.physical(path))
+                    raise StoreError(
+                        f"{path.name} came out as another tree: expected NAR sha256 {expected.hex()}, "
+                        f"got {info.nar_sha256.hex()}",
+                        hint="the lock was made by another version of pgbake: run `pgbake lock`",
+                    )
+                self.register([info])
+            except OSError as error:
+                raise host_error(error, f"cannot write {path} to the store") from error
+            finally:
+                remove_tree(staging)
+        return path
+
+    def link_root(self, link: Path, target: StorePath) -> None:
+        """Make ``link`` point at a store path and keep collectors from it while the link stays."""
+        link_root(link, target, self.state_dir)
+
+    def log_file(self, derivation: StorePath) -> Path:
+        """Return where the build log of a derivation is kept (bzip2, Nix's place for it)."""
+        name = derivation.basename
+        return self.log_dir / name[:2] / f"{name[2:]}.bz2"
+
+
+def host_error(error: OSError, what: str) -> HostError:
+    """Turn an OS error into one that says what to do: disk space, rights, or just its own words."""
+    hints = {
+        errno.ENOSPC: "free disk space, then run the same command again; nothing that was complete is lost",
+        errno.EDQUOT: "your disk quota is used up: free space, then run the same command again",
+        errno.EROFS: "the file system is mounted read-only",
+        errno.EACCES: "run as the store's owner, or name a store of your own with --store DIR",
+    }
+    return HostError(f"{what}: {error.strerror}", hint=hints.get(error.errno or 0))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or tree, read-only directories included; do nothing where there is none."""
+    if not path.is_symlink() and path.is_dir():
+        if os.geteuid() != 0:  # root may delete below read-only directories; others must open them first
+            for directory, _, _ in os.walk(path):
+                Path(directory).chmod(stat.S_IRWXU)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _write(target: Path, contents: bytes) -> None:
+    target.write_bytes(contents)

@@ -1,0 +1,96 @@
+"""Garbage collector roots, in Nix's places, so that any collector of this store spares what is in use.
+
+nix/var/nix/gcroots/auto/HASH    -> a link elsewhere (an indirect root), such as a project's `result`
+nix/var/nix/temproots/PID           store paths that a running process needs, each ended by NUL; the
+                                    process keeps the file locked for as long as it lives
+nix/var/nix/gc.lock                 held exclusively by a collector while it looks for roots
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from pgbake.errors import StoreError
+from pgbake.formats import base32
+from pgbake.formats.storepath import STORE_DIR, StorePath
+from pgbake.store.locks import acquire, open_lock
+
+
+class TempRoots:
+    """The temporary roots of this process (Nix's ``temproots/PID``), held until it ends."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._file = state_dir / "temproots" / str(os.getpid())
+        self._gc_lock_file = state_dir / "gc.lock"
+        self._descriptor: int | None = None
+        self._held: set[StorePath] = set()
+        self._turn = threading.Lock()
+
+    def add(self, *paths: StorePath) -> None:
+        """Keep every collector from deleting ``paths`` while this process lives.
+
+        A collector that is at work is waited for: what it is about to delete must not be relied upon.
+        """
+        with self._turn:
+            new = [path for path in paths if path not in self._held]
+            if not new:
+                return
+            descriptor = self._open()
+            gc_lock = open_lock(self._gc_lock_file)
+            try:
+                acquire(gc_lock, shared=True)
+                os.write(descriptor, b"".join(str(path).encode() + b"\0" for path in new))
+            finally:
+                os.close(gc_lock)
+            self._held.update(new)
+
+    def _open(self) -> int:
+        while self._descriptor is None:
+            # A file of our own pid is a dead process's: pids are unique among the living.
+            self._file.unlink(missing_ok=True)
+            descriptor = open_lock(self._file)
+            acquire(descriptor)
+            if os.fstat(descriptor).st_size == 0:
+                self._descriptor = descriptor
+            else:  # a collector took it for stale between our opening and locking it
+                os.close(descriptor)
+        return self._descriptor
+
+    def close(self) -> None:
+        """Drop the roots."""
+        if self._descriptor is not None:
+            self._file.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+            self._held.clear()
+
+
+def link_root(link: Path, target: StorePath, state_dir: Path) -> None:
+    """Make ``link`` a symbolic link to a store path, and an indirect root for as long as it stays.
+
+    :raises StoreError: something that is no link to the store stands in the way.
+    """
+    if link.is_symlink():
+        if not str(link.readlink()).startswith(f"{STORE_DIR}/"):
+            raise StoreError(
+                f"{link} is a link that pgbake did not make",
+                hint="move it away or name another with --out-link",
+            )
+    elif link.exists():
+        raise StoreError(f"{link} is in the way", hint="move it away or name another with --out-link")
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        temporary.symlink_to(str(target))
+        temporary.replace(link)
+        absolute = Path(os.path.abspath(link))  # noqa: PTH100 - resolve() would follow the link itself
+        name = base32.encode(hashlib.sha1(os.fsencode(absolute)).digest())
+        auto = state_dir / "gcroots" / "auto" / name
+        if not auto.is_symlink():
+            auto.symlink_to(absolute)
+    except OSError as error:
+        raise StoreError(f"cannot make the link {link}: {error.strerror}") from error

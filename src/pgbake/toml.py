@@ -1,0 +1,85 @@
+"""Reading TOML files that people write, with errors that name file, line and key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from pgbake.errors import ManifestError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?(.*)`)?")
+_MISSING = re.compile(r"Object missing required field `([^`]*)`(?: - at `\$\.?(.*)`)?")
+_WRONG = re.compile(r"(.*) - at `(key in )?\$\.?(.*)`")
+
+
+def load_toml(file: Path, kind: type[T]) -> T:
+    """Read a TOML file into a struct of type ``kind``.
+
+    :raises ManifestError: it cannot be read, is no TOML, or holds a wrong key or type.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ManifestError(f"there is no {file}", hint="make one with `pgbake init`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"cannot read {file}: {error}") from error
+    try:
+        return msgspec.convert(tomllib.loads(text), kind)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        where = f"{file}:{line[1]}" if line else str(file)
+        raise ManifestError(f"{where}: {str(error).partition(' (at')[0]}") from None
+    except msgspec.ValidationError as error:
+        raise _explain(file, text, str(error), kind) from None
+
+
+def wrong_value(file: Path, key: str, problem: str, hint: str | None = None) -> ManifestError:
+    """Return the error for a value that is of the right type but means nothing, at ``key``'s line."""
+    try:
+        line = _line_of(file.read_text(encoding="utf-8"), key)
+    except OSError:
+        line = None
+    return ManifestError(f"{_at(file, line)}: {key}: {problem}", hint=hint)
+
+
+def _explain(file: Path, text: str, problem: str, kind: type[msgspec.Struct]) -> ManifestError:
+    if unknown := _UNKNOWN.fullmatch(problem):
+        key, parent = unknown[1], unknown[2] or ""
+        known = _fields(kind, parent)
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}" if known else None
+        table = f" in [{parent}]" if parent else ""
+        return ManifestError(f'{_at(file, _line_of(text, key))}: unknown key "{key}"{table}', hint=hint)
+    if missing := _MISSING.fullmatch(problem):
+        table = f" in [{missing[2]}]" if missing[2] else ""
+        return ManifestError(f'{file}: the key "{missing[1]}" is missing{table}')
+    if wrong := _WRONG.fullmatch(problem):
+        key = re.sub(r"\[.*?\]", "", wrong[3]).rpartition(".")[2]
+        words = wrong[1].replace("`", "")
+        return ManifestError(f"{_at(file, _line_of(text, key))}: {wrong[3]}: {words[0].lower()}{words[1:]}")
+    return ManifestError(f"{file}: {problem}")
+
+
+def _fields(kind: type[msgspec.Struct], parent: str) -> list[str]:
+    for part in filter(None, parent.split(".")):
+        match = [f.type for f in msgspec.structs.fields(kind) if f.encode_name == part]
+        if not match or not isinstance(match[0], type) or not issubclass(match[0], msgspec.Struct):
+            return []
+        kind = match[0]
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _line_of(text: str, key: str) -> int | None:
+    pattern = re.compile(rf"""^\s*(\[+\s*)?["']?{re.escape(key)}["']?\s*(=|\]|\.)""")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), None)
+
+
+def _at(file: Path, line: int | None) -> str:
+    return f"{file}:{line}" if line else str(file)

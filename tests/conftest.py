@@ -1,0 +1,38 @@
+"""Fixtures that tests of several layers share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.oracle import Oracle, OracleUnavailable, unpacked_nix
+
+
+@pytest.fixture(scope="session")
+def nix_tree() -> Path:
+    """The unpacked packages of real Nix, made once for all runs of the tests."""
+    try:
+        return unpacked_nix()
+    except OracleUnavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"real Nix is missing: {error}")
+        pytest.skip(f"real Nix is missing: {error}")
+
+
+@pytest.fixture
+def oracle(nix_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    """Real Nix with an empty store."""
+    oracle = Oracle(tmp_path_factory.mktemp("oracle"), nix_tree)
+    yield oracle
+    oracle.remove()
+
+
+@pytest.fixture(scope="module")
+def shared_oracle(nix_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    """Real Nix with one store for all tests of a module, for tests that only add to it."""
+    oracle = Oracle(tmp_path_factory.mktemp("oracle"), nix_tree)
+    yield oracle
+    oracle.remove()

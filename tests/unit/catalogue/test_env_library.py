@@ -1,0 +1,387 @@
+"""libpgbake-env.so, compiled for a small bundle, in a program that is linked with it and in one that is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pgbake.bundle.environment import LIBRARY, SOURCE_DIR, Row, compile_command, table_header
+
+DRIVER = Path(__file__).with_name("env_driver.c")
+TRIPLET = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
+LIBRARIES = Path("/usr/lib") / TRIPLET
+WARNINGS = ("-Wall", "-Wextra", "-Werror")
+STARTERS = (
+    "execve", "execv", "execvp", "execvpe", "execl", "execlp", "execle", "fexecve", "posix_spawn", "posix_spawnp",
+    "vfork", "system", "popen",
+)  # fmt: skip
+
+ROWS = (
+    Row("LOCPATH", ("lib/locale",)),
+    Row("PGBAKE_TWO", ("lib/locale", "no/such", "/no/such", "/usr", "share/data")),
+    Row("PGBAKE_FIRST", ("/no/such", "share/data", "lib/locale"), first=True),
+    Row("PGBAKE_HOST", ("/no/such", "/usr", "share/data"), first=True),
+    Row("PGBAKE_NONE", ("no/such", "/no/such")),
+    Row("PGBAKE_UNLESS_SET", ("share/data",), unless=("PGBAKE_OTHER",)),
+    Row("PGBAKE_UNLESS_PATH", ("share/data",), unless=("PGBAKE_OTHER", "/usr")),
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A directory that stands for a ``/usr``, as the merge makes it."""
+
+    root: Path
+    plain: Path
+
+    @property
+    def locpath(self) -> str:
+        return str(self.root / "lib/locale")
+
+    def run(self, *args: str | Path, env: Mapping[str, str] | None = None, root: Path | None = None) -> dict[str, str]:
+        """Run the driver, and read its output as an environment."""
+        lines = self.output(*args, env=env, root=root).splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line)
+
+    def output(self, *args: str | Path, env: Mapping[str, str] | None = None, root: Path | None = None) -> str:
+        return output((root or self.root) / "lib/postgresql/15/bin/driver", *args, env=env)
+
+
+def output(program: Path, *args: str | Path, env: Mapping[str, str] | None = None) -> str:
+    """Run a program in an environment of a PATH and what is given."""
+    done = subprocess.run(
+        [program, *args],
+        env={"PATH": "/usr/bin:/bin", **(env or {})},
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return done.stdout
+
+
+def sandboxed(bundle: Bundle, mounts: Sequence[str], *args: str) -> str:
+    """Run the driver where something of the machine is hidden."""
+    everything = ["bwrap", "--dev-bind", "/", "/"]
+    if not shutil.which("bwrap") or subprocess.run([*everything, "true"], check=False).returncode != 0:
+        pytest.skip("bwrap does not work here")
+    top = str(bundle.root.parent)
+    done = subprocess.run(
+        [*everything, *mounts, "--ro-bind", top, top, bundle.root / "lib/postgresql/15/bin/driver", *args],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def compile_driver(target: Path, *options: str) -> None:
+    subprocess.run(
+        ["cc", "-O1", "-D_GNU_SOURCE", *WARNINGS, "-Wno-unused-result", "-Wno-nonnull", DRIVER, "-o", target, *options],
+        check=True,
+    )
+
+
+def make_bundle(top: Path, **languages: str | Sequence[str]) -> Bundle:
+    root = top / "bundle"
+    package = top / "package"
+    libraries = root / "lib" / TRIPLET
+    for directory in (libraries, package, root / "lib/locale", root / "share/data", root / "lib/postgresql/15/bin"):
+        directory.mkdir(parents=True)
+    header = table_header(ROWS, library_dir=f"lib/{TRIPLET}", **languages)  # type: ignore[arg-type]
+    (package / "table.h").write_text(header)
+    subprocess.run([*compile_command(SOURCE_DIR, package, package / LIBRARY), *WARNINGS], check=True)
+    (libraries / LIBRARY).symlink_to(package / LIBRARY)
+    rpath = f"-Wl,--disable-new-dtags,-rpath,$ORIGIN/../../../../lib/{TRIPLET}"
+    compile_driver(
+        root / "lib/postgresql/15/bin/driver", "-Wl,--no-as-needed", f"-L{libraries}", f"-l:{LIBRARY}", rpath
+    )
+    compile_driver(top / "plain")
+    return Bundle(root, top / "plain")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("env").resolve())
+
+
+# --- the variables of the process itself -----------------------------------------------------------
+
+
+def test_sets_what_exists(bundle: Bundle) -> None:
+    assert bundle.run("print", *(row.variable for row in ROWS)) == {
+        "LOCPATH": bundle.locpath,
+        "PGBAKE_TWO": f"{bundle.locpath}:/usr:{bundle.root}/share/data",
+        "PGBAKE_FIRST": f"{bundle.root}/share/data",
+        "PGBAKE_HOST": "/usr",
+        "PGBAKE_NONE": "(unset)",
+        "PGBAKE_UNLESS_SET": f"{bundle.root}/share/data",
+        "PGBAKE_UNLESS_PATH": "(unset)",
+    }
+
+
+def test_sets_nothing_that_another_variable_decides(bundle: Bundle) -> None:
+    seen = bundle.run("print", "PGBAKE_UNLESS_SET", env={"PGBAKE_OTHER": "x"})
+    assert seen == {"PGBAKE_UNLESS_SET": "(unset)"}
+
+
+@pytest.mark.parametrize("value", ["/usr/lib/locale", ""])
+def test_respects_a_value_of_the_users_own(bundle: Bundle, value: str) -> None:
+    assert bundle.run("print", "LOCPATH", env={"LOCPATH": value}) == {"LOCPATH": value}
+
+
+def test_finds_the_bundle_through_the_links_of_a_service(bundle: Bundle, tmp_path: Path) -> None:
+    service = tmp_path / "service"
+    (service / "lib/postgresql/15").mkdir(parents=True)
+    shutil.copytree(bundle.root / "lib/postgresql/15/bin", service / "lib/postgresql/15/bin")
+    (service / f"lib/{TRIPLET}").symlink_to(bundle.root / f"lib/{TRIPLET}")
+    (service / "share").symlink_to(bundle.root / "share")
+    assert bundle.run("print", "LOCPATH", "PGBAKE_FIRST", root=service) == {
+        "LOCPATH": bundle.locpath,  # the service has no link for it: from the bundle itself
+        "PGBAKE_FIRST": f"{service}/share/data",  # by the name that stays when the link is switched
+    }
+
+
+def test_finds_the_bundle_from_the_program_where_it_is_loaded_by_a_relative_name(bundle: Bundle) -> None:
+    done = subprocess.run(
+        ["lib/postgresql/15/bin/driver", "print", "LOCPATH"],
+        env={"LD_PRELOAD": f"lib/{TRIPLET}/{LIBRARY}"},
+        cwd=bundle.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"LOCPATH={bundle.locpath}\n"
+
+
+def test_finds_no_bundle_and_sets_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    library = tmp_path / LIBRARY
+    shutil.copy(bundle.root / "lib" / TRIPLET / LIBRARY, library)
+    names = ("LOCPATH", "PGBAKE_FIRST", "PGBAKE_HOST")
+    assert output(bundle.plain, "print", *names, env={"LD_PRELOAD": str(library)}).splitlines() == [
+        "LOCPATH=(unset)",
+        "PGBAKE_FIRST=(unset)",
+        "PGBAKE_HOST=/usr",
+    ]
+
+
+# --- what is started -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", STARTERS)
+def test_withdraws_from_what_is_started(bundle: Bundle, how: str) -> None:
+    seen = bundle.run(how, env={"KEPT": "yes"})
+    assert seen["KEPT"] == "yes"
+    assert not {row.variable for row in ROWS} & seen.keys()
+
+
+@pytest.mark.parametrize("how", STARTERS)
+def test_hands_on_a_value_of_the_users_own(bundle: Bundle, how: str) -> None:
+    own = {"LOCPATH": "/mine", "PGBAKE_TWO": "", "PGBAKE_HOST": "/usr"}
+    seen = bundle.run(how, env=own)
+    assert {name: seen.get(name) for name in own} == own
+    assert "PGBAKE_FIRST" not in seen
+
+
+@pytest.mark.parametrize("how", STARTERS)
+def test_withdraws_a_value_equal_to_its_own_that_leaked_in(bundle: Bundle, how: str) -> None:
+    assert "LOCPATH" not in bundle.run(how, env={"LOCPATH": bundle.locpath})
+
+
+@pytest.mark.parametrize("how", ["execl", "execlp", "execle"])
+def test_hands_on_the_arguments(bundle: Bundle, how: str) -> None:
+    assert bundle.run(how)["ARGUMENT"] == "1"
+
+
+@pytest.mark.parametrize("what", ["statuses", "signals"])
+def test_popen_and_system_do_what_libcs_do(bundle: Bundle, what: str) -> None:
+    expected = output(bundle.plain, what)
+    assert len(expected.splitlines()) > 6
+    assert bundle.output(what) == expected
+
+
+def test_popen_and_system_in_many_threads(bundle: Bundle) -> None:
+    assert bundle.output("threads").splitlines() == ["wrong 0", "after: INT 1 QUIT 1 CHLD blocked 0"]
+
+
+def test_system_can_be_cancelled(bundle: Bundle) -> None:
+    assert bundle.output("cancel").splitlines() == [
+        "cancelled 1 in time 1 children 0",
+        "after: INT 1 QUIT 1 CHLD blocked 0",
+    ]
+
+
+def test_popen_says_why_there_is_no_shell(bundle: Bundle) -> None:
+    """glibc before 2.38 says "Cannot allocate memory", whatever went wrong."""
+    shell = os.path.realpath("/bin/sh")
+    assert sandboxed(bundle, ["--ro-bind", "/dev/null", shell], "no-shell").splitlines() == [
+        "popen -1 Permission denied",
+        f"system {127 << 8} ",
+    ]
+
+
+# --- commands that the bundle answers itself -------------------------------------------------------
+
+
+def make_locales(directory: Path, *names: str) -> None:
+    for name in names:
+        (directory / name).mkdir(parents=True)
+        (directory / name / "LC_COLLATE").touch()
+
+
+def test_locale_a_lists_the_bundles_locales(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    make_locales(bundle.root / "lib/locale", "en_US.utf8", "C.utf8", "de_DE@euro")
+    (bundle.root / "lib/locale/unfinished").mkdir()
+    listed = bundle.output("read", "locale -a").splitlines()
+    assert listed == ["C", "POSIX", "C.utf8", "de_DE@euro", "en_US.utf8", "pclose 0 "]
+    make_locales(tmp_path / "own", "xx_YY")
+    listed = bundle.output("read", "locale -a", env={"LOCPATH": str(tmp_path / "own")}).splitlines()
+    assert listed == ["C", "POSIX", "xx_YY", "pclose 0 "]
+    own = {"LOCPATH": ""}  # the user wants the machine's
+    assert bundle.output("read", "locale -a", env=own) == output(bundle.plain, "read", "locale -a", env=own)
+    assert bundle.output("read", "locale -a; true") == output(bundle.plain, "read", "locale -a; true")
+
+
+def test_psql_pages_by_the_bundles_less_unless_told_otherwise(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    machine = tmp_path / "machine"
+    for path, name in ((machine, "more"), (bundle.root / "bin", "less")):
+        path.mkdir()
+        (path / name).write_text(f'#!/bin/sh\nwhile read line; do echo "{name}: $line $LOCPATH"; done\nexit 3\n')
+        (path / name).chmod(0o755)
+    env = {"PATH": f"{machine}:/usr/bin:/bin"}
+    assert bundle.output("write", "more", env=env) == "less: first \nless: second \npclose 768 \n"
+    for chosen in ("PAGER", "PSQL_PAGER"):
+        assert bundle.output("write", "more", env=env | {chosen: "more"}).startswith("more: first \n")
+    assert bundle.output("write", "exec more", env=env).startswith("more: first \n")
+    (bundle.root / "bin/less").unlink()
+    assert bundle.output("write", "more", env=env).startswith("more: first \n")
+
+
+# --- languages -------------------------------------------------------------------------------------
+
+
+def installed(pattern: str) -> Path:
+    """Return a library of this machine by a glob pattern, or skip the test."""
+    found = sorted(LIBRARIES.glob(pattern))
+    if not found:
+        pytest.skip(f"no {LIBRARIES}/{pattern}")
+    return found[0]
+
+
+def withdrawn(text: str) -> bool:
+    return not any(line.split("=")[0] in {row.variable for row in ROWS} for line in text.splitlines())
+
+
+def test_perl_looks_into_the_bundle_after_perl5lib(tmp_path: Path) -> None:
+    library = installed("libperl.so.5.*")
+    bundle = make_bundle(tmp_path, perl_dirs=("share/perl/none", "share/perl/b", "share/perl/a"))
+    for name in ("a", "b"):
+        (bundle.root / "share/perl" / name).mkdir(parents=True)
+    ours = [f"{bundle.root}/share/perl/b", f"{bundle.root}/share/perl/a"]
+    lines = bundle.output("perl", library).splitlines()
+    assert lines[:2] == ours
+    assert len(lines) > 4
+    assert withdrawn("\n".join(lines))
+    lines = bundle.output("perl", library, env={"PERL5LIB": f"{tmp_path}/x::{tmp_path}/y"}).splitlines()
+    assert lines[:4] == [f"{tmp_path}/x", f"{tmp_path}/y", *ours]
+
+
+def python_of_machine() -> tuple[Path, Path]:
+    """Return a libpython and its standard library."""
+    library = installed("libpython3.*.so.1.0")
+    version = re.findall(r"3\.\d+", library.name)[0]
+    modules = Path(f"/usr/lib/python{version}")
+    if not (modules / "os.py").exists():
+        pytest.skip(f"no {modules}")
+    return library, modules
+
+
+def test_python_has_the_bundle_as_its_home(tmp_path: Path) -> None:
+    library, modules = python_of_machine()
+    bundle = make_bundle(tmp_path, python_dir=f"lib/{modules.name}")
+    (bundle.root / "lib" / modules.name).symlink_to(modules)
+    text = bundle.output("python", library)
+    assert text.splitlines()[0] == f"{bundle.root} False"
+    assert text.count("PATH=/usr/bin:/bin") == 3
+    assert withdrawn(text)
+    assert bundle.output("python", library, env={"PYTHONHOME": "/usr"}).splitlines()[0] == "/usr True"
+
+
+def test_a_language_is_found_by_a_library_that_is_loaded_for_itself_alone(tmp_path: Path) -> None:
+    library, modules = python_of_machine()
+    bundle = make_bundle(tmp_path, python_dir=f"lib/{modules.name}")
+    (bundle.root / "lib" / modules.name).symlink_to(modules)
+    source = tmp_path / "plugin.c"
+    source.write_text(
+        "void Py_Initialize(void); int PyRun_SimpleString(const char *);\n"
+        'void run(void) { Py_Initialize(); PyRun_SimpleString("import sys; print(sys.prefix, flush=True)"); }\n'
+    )
+    plugin = tmp_path / "plugin.so"
+    subprocess.run(["cc", "-shared", "-fPIC", source, library, "-o", plugin], check=True)
+    assert bundle.output("plugin", plugin) == f"{bundle.root}\n"
+
+
+def test_tcl_has_its_library_modules_and_encodings_in_the_bundle(tmp_path: Path) -> None:
+    library = installed("libtcl[89].*.so")
+    name = library.name.removeprefix("lib").removesuffix(".so")
+    scripts = Path("/usr/share/tcltk") / name
+    if not scripts.exists():
+        pytest.skip(f"no {scripts}")
+    bundle = make_bundle(tmp_path, tcl_dir=f"share/tcltk/{name}")
+    (bundle.root / "share/tcltk").mkdir()
+    (bundle.root / "share/tcltk" / name).symlink_to(scripts)
+    text = bundle.output("tcl", library)
+    place = f"{bundle.root}/share/tcltk/{name}"
+    assert text.splitlines()[:4] == [place, "Thu Jan 01 00:00:00 GMT 1970", "8364", place]
+    assert withdrawn(text)
+    assert bundle.output("tcl", library, env={"TCL_LIBRARY": str(scripts)}).splitlines()[0] == str(scripts)
+
+
+# --- where a server listens ------------------------------------------------------------------------
+
+
+USUAL = "/tmp/.s.PGSQL.5432"
+DEBIAN = "/var/run/postgresql/.s.PGSQL.5432"
+NOBODY = "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("to", "listening", "expected"),
+    [
+        (USUAL, (DEBIAN,), DEBIAN),
+        (USUAL, (USUAL,), USUAL),
+        (USUAL, (USUAL, DEBIAN), USUAL),
+        (USUAL, (), NOBODY),
+        (USUAL + "x", (DEBIAN,), NOBODY),
+        ("/tmp/.s.PGSQL.", (DEBIAN,), NOBODY),
+        ("/tmp/.s.PGSQL.5433", (DEBIAN,), NOBODY),
+        ("/tmp/x/.s.PGSQL.5432", (DEBIAN,), NOBODY),
+        (DEBIAN, (USUAL,), NOBODY),
+    ],
+)
+def test_connect_also_looks_where_debian_has_the_socket(
+    bundle: Bundle, to: str, listening: tuple[str, ...], expected: str
+) -> None:
+    assert connect(bundle, "connect", to, *listening) == expected
+
+
+def test_connect_says_what_it_found_at_the_first_place(bundle: Bundle) -> None:
+    assert connect(bundle, "connect-dead", USUAL, USUAL, DEBIAN) == "Connection refused"
+    assert connect(bundle, "connect-dead", USUAL, DEBIAN) == NOBODY
+
+
+def connect(bundle: Bundle, *args: str) -> str:
+    """Run the driver where /tmp and /var/run are empty."""
+    run = os.path.realpath("/var/run")
+    return sandboxed(bundle, ["--tmpfs", "/tmp", "--tmpfs", run, "--dir", f"{run}/postgresql"], *args).strip()
