@@ -5,6 +5,7 @@ JSON with one line for each pin, in a stable order, so that its diff reads as a 
     {
       "version": 1,
       "platform": {"suite": "bookworm", "security": true, "updates": true},
+      "unpacking": "..",                    stands for the rules by which packages are unpacked
       "sources": {                          upstream tarballs, by recipe
         "pgaudit": {"version": "1.7.0", "path": "pool/main/p/...", "size": .., "sha256": "..",
                     "debian": "pgaudit-1.7", "suite": "bookworm"},
@@ -87,6 +88,8 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: int
     platform: PlatformLock
+    #: Stands for the rules by which packages are unpacked; the trees below hold for these.
+    unpacking: str
     sources: dict[str, SourcePin]
     systems: dict[str, SystemLock]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from pgbake.formats.system import System
+from pgbake.inputs.pins import UNPACKING_VERSION
 from pgbake.lock import Lock, PlatformLock
 from pgbake.manifest import Manifest
 from pgbake.recipes.lowering import out_of_date, root_of
@@ -23,6 +27,8 @@ class Requirements:
     #: build root -> Debian packages, sorted
     roots: Mapping[str, tuple[str, ...]]
     runtime: tuple[str, ...]
+    #: Stands for the rules by which packages are unpacked.
+    unpacking: str
 
     def check(self, lock: Lock, system: System) -> None:
         """Check that a lock pins what is required for one system.
@@ -44,6 +50,8 @@ class Requirements:
             root = pins.roots.get(name)
             if root is None or root.wants != wants:
                 raise out_of_date(f"the build root {name} asks for other packages now")
+        if lock.unpacking != self.unpacking:
+            raise out_of_date("its trees are those of another pgbake, or of other rules for runtime packages")
         if pins.runtime_wants != self.runtime:
             missing = sorted(set(self.runtime) ^ set(pins.runtime_wants))
             raise out_of_date(f"the runtime asks for other packages now ({', '.join(missing)})")
@@ -63,7 +71,13 @@ def requirements(manifest: Manifest, catalogue: Catalogue) -> Requirements:
         sources={recipe.name: _source(recipe, manifest) for recipe in recipes},
         roots=dict(sorted(roots.items())),
         runtime=tuple(sorted(runtime | set(catalogue.debian.extra.packages))),
+        unpacking=_unpacking(catalogue),
     )
+
+
+def _unpacking(catalogue: Catalogue) -> str:
+    rules = [(rule.match, rule.keep, rule.drop) for rule in catalogue.debian.runtime]
+    return hashlib.sha256(msgspec.json.encode((UNPACKING_VERSION, rules))).hexdigest()[:16]
 
 
 def _source(recipe: Recipe, manifest: Manifest) -> tuple[str, str]:

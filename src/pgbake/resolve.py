@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +127,7 @@ class Resolver:
         return Lock(
             version=LOCK_VERSION,
             platform=self._required.platform,
+            unpacking=self._required.unpacking,
             sources=self._sources(),
             systems={name: self._system(SYSTEMS[name]) for name in self._required.systems},
         )
@@ -172,54 +173,67 @@ class Resolver:
     def _system(self, system: System) -> SystemLock:
         old = self._previous.systems.get(system.name) if self._previous else None
         apt = _Lazy(lambda: self._apt(self._suites(), system.debian))
-        keep_build = old is not None and not self._moves("build") and self._same_roots(old)
-        build, roots = (old.build, old.roots) if old and keep_build else self._build(system, apt, old)
-        keep_runtime = old is not None and self._update is None and old.runtime_wants == self._required.runtime
-        runtime = old.runtime if old and keep_runtime else self._runtime(system, apt, old)
-        return SystemLock(build, roots, runtime, self._required.runtime)
+        if old and not self._moves("build") and _wants(old) == dict(self._required.roots):
+            build, packages = old.build, {name: root.packages for name, root in old.roots.items()}
+        else:
+            sets = {name: apt.root.resolve(wants) for name, wants in self._required.roots.items()}
+            build = dict(sorted((package, pin) for chosen in sets.values() for package, pin in chosen.items()))
+            packages = {name: tuple(sorted(chosen)) for name, chosen in sets.items()}
+        runtime: dict[str, Pin] = {}
+        if old and self._update is None and old.runtime_wants == self._required.runtime:
+            runtime |= old.runtime
+        else:
+            for name, pin in self._runtime_packages(apt.root).items():
+                before = old.runtime.get(name) if old else None
+                stays = before and not self._moves("runtime") and not self._moves(name)
+                runtime[name] = before if before and stays else pin
+        return SystemLock(
+            build,
+            {
+                name: Root(self._root_tree(name, system, members, build, old), self._required.roots[name], members)
+                for name, members in sorted(packages.items())
+            },
+            self._imported(system, runtime, old),
+            self._required.runtime,
+        )
 
-    def _same_roots(self, old: SystemLock) -> bool:
-        return {name: root.wants for name, root in old.roots.items()} == dict(self._required.roots)
+    @property
+    def _unpacks_alike(self) -> bool:
+        """Whether the trees of the earlier lock are those that unpacking would give today."""
+        return self._previous is not None and self._previous.unpacking == self._required.unpacking
 
-    def _build(self, system: System, apt: _Lazy, old: SystemLock | None) -> tuple[dict[str, Pin], dict[str, Root]]:
-        sets = {name: apt.root.resolve(wants) for name, wants in self._required.roots.items()}
-        pins = {package: pin for chosen in sets.values() for package, pin in chosen.items()}
-        roots = {}
-        for name, chosen in sets.items():
-            packages = tuple(sorted(chosen))
-            before = old.roots.get(name) if old else None
-            if before and old and before.packages == packages and all(old.build[p] == pins[p] for p in packages):
-                tree = before.tree
-            else:
-                tree = self._tree(f"build root {name} ({system})", chosen, lambda debs, into: make_build_root(
-                    debs, into, self._report
-                ))  # fmt: skip
-            roots[name] = Root(tree, self._required.roots[name], packages)
-        return dict(sorted(pins.items())), roots
+    def _root_tree(
+        self, name: str, system: System, members: Sequence[str], pins: Mapping[str, Pin], old: SystemLock | None
+    ) -> str:
+        before = old.roots.get(name) if old else None
+        same = old and all(old.build.get(member) == pins[member] for member in members)
+        if before and same and self._unpacks_alike and before.packages == members:
+            return before.tree
+        chosen = {member: pins[member] for member in members}
+        debs = fetch(chosen, self._mirrors, self._cache / "downloads", self._report)
+        with self._store.scratch() as scratch:
+            make_build_root(debs, scratch / f"{name}-{system.debian}", self._report)
+            return hash_tree(scratch / f"{name}-{system.debian}").sha256.hex()
 
-    def _runtime(self, system: System, apt: _Lazy, old: SystemLock | None) -> dict[str, RuntimePin]:
-        chosen = self._runtime_packages(apt.root)
-        pins: dict[str, RuntimePin] = {}
-        fresh: dict[str, Pin] = {}
-        for name, pin in chosen.items():
-            before = old.runtime.get(name) if old else None
-            if before and (not (self._moves("runtime") or self._moves(name)) or before.sha256 == pin.sha256):
-                pins[name] = before
-            else:
-                fresh[name] = pin
+    def _imported(self, system: System, pins: Mapping[str, Pin], old: SystemLock | None) -> dict[str, RuntimePin]:
+        done: dict[str, RuntimePin] = {}
+        for name, pin in pins.items():
+            before = old.runtime.get(name) if old and self._unpacks_alike else None
+            if before and before.sha256 == pin.sha256:
+                done[name] = before
+        fresh = {name: pin for name, pin in pins.items() if name not in done}
         if fresh:
             debs = fetch(fresh, self._mirrors, self._cache / "downloads", self._report)
-            with task(self._report, f"runtime {system}", "unpack", f"runtime packages ({system})"):
+            title = f"{len(fresh)} runtime packages ({system.debian})"
+            with task(self._report, f"runtime {system}", "unpack", title), self._store.scratch() as scratch:
                 for name, pin in fresh.items():
-                    with self._store.scratch() as scratch:
-                        keep, drop = self._catalogue.import_rules(name)
-                        import_runtime(debs[name], scratch / "tree", keep, drop)
-                        tree = hash_tree(scratch / "tree").sha256.hex()
-                    pins[name] = RuntimePin(
+                    keep, drop = self._catalogue.import_rules(name)
+                    import_runtime(debs[name], scratch / name, keep, drop)
+                    done[name] = RuntimePin(
                         version=pin.version, path=pin.path, size=pin.size, sha256=pin.sha256, archive=pin.archive,
-                        tree=tree,
+                        tree=hash_tree(scratch / name).sha256.hex(),
                     )  # fmt: skip
-        return dict(sorted(pins.items()))
+        return dict(sorted(done.items()))
 
     def _runtime_packages(self, apt: AptRoot) -> dict[str, Pin]:
         """Resolve what a bundle may need at run time: the libraries behind the header packages, and more."""
@@ -238,17 +252,7 @@ class Resolver:
         resolved = apt.resolve(sorted(seeds))
         controls = apt.controls(resolved)
         sections, extra = self._catalogue.debian.sections, self._catalogue.debian.extra.packages
-        return {
-            name: pin
-            for name, pin in resolved.items()
-            if controls[name]["Section"] in sections or name in extra
-        }
-
-    def _tree(self, title: str, pins: Mapping[str, Pin], fill: Callable[[Mapping[str, Path], Path], None]) -> str:
-        debs = fetch(pins, self._mirrors, self._cache / "downloads", self._report)
-        with self._store.scratch() as scratch:
-            fill(debs, scratch / "tree")
-            return hash_tree(scratch / "tree").sha256.hex()
+        return {name: pin for name, pin in resolved.items() if controls[name]["Section"] in sections or name in extra}
 
 
 class _Lazy:
@@ -260,6 +264,10 @@ class _Lazy:
     @cached_property
     def root(self) -> AptRoot:
         return self._make()
+
+
+def _wants(lock: SystemLock) -> dict[str, tuple[str, ...]]:
+    return {name: root.wants for name, root in lock.roots.items()}
 
 
 def _is_for_building(control: Mapping[str, str]) -> bool:

@@ -52,10 +52,10 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
     locales = locales_package(lowering, manifest.locales)
     preload, settings = _server_needs(manifest, catalogue)
 
-    entries = [_entry(server, "out", many=True, major=manifest.postgresql)]
-    entries += [_entry(server, language, many=True, major=manifest.postgresql) for language in manifest.languages]
-    entries += [_entry(extension, "out", major=manifest.postgresql) for extension in extensions]
-    entries += [_own(support), _own(locales)]
+    entries = [_entry(server, "out", many=True), _silent("programs", server.output("bin"))]
+    entries += [_entry(server, language, many=True) for language in manifest.languages]
+    entries += [_entry(extension, "out") for extension in extensions]
+    entries += [_silent(made.name, StorePath.parse(made.outputs["out"].path)) for made in (support, locales)]
     runtime = lowering.runtime()
     spec = {
         "name": manifest.name,
@@ -79,7 +79,7 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
         "buildRoots": {name: root.tree for name, root in sorted(lowering.pins.roots.items())},
     }
     root = lowering.root("merge", catalogue.debian.stacks["merge"].packages)
-    needs: dict[StorePath, tuple[str, ...]] = {server.derivation.path: ("out", *manifest.languages)}
+    needs: dict[StorePath, tuple[str, ...]] = {server.derivation.path: ("out", "bin", *manifest.languages)}
     needs |= {made.path: ("out",) for made in (support, locales, *(e.derivation for e in extensions))}
     derivation = lowering.graph.add(
         store_name(f"{manifest.name}-postgresql-{server.version}"),
@@ -109,7 +109,7 @@ def _server_needs(manifest: Manifest, catalogue: Catalogue) -> tuple[list[str], 
     return preload, dict(sorted(settings.items()))
 
 
-def _entry(package: Package, output: str, major: int, many: bool = False) -> dict[str, Any]:
+def _entry(package: Package, output: str, many: bool = False) -> dict[str, Any]:
     recipe = package.recipe
     source = package.source
     needs = dict(recipe.provides)
@@ -127,11 +127,6 @@ def _entry(package: Package, output: str, major: int, many: bool = False) -> dic
     }
 
 
-def _own(derivation: Derivation) -> dict[str, Any]:
-    """Describe a package that pgbake itself makes, which has no source to account for."""
-    return {
-        "name": derivation.name,
-        "version": "",
-        "path": derivation.outputs["out"].path,
-        "receipt": False,
-    }
+def _silent(name: str, path: StorePath) -> dict[str, Any]:
+    """Describe a part of the bundle of which the receipt has nothing to tell by itself."""
+    return {"name": name, "version": "", "path": str(path), "receipt": False}

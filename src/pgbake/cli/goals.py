@@ -57,3 +57,14 @@ def built_bundle(app: App) -> Bundle:
     bundle = app.project.bundle(system)
     realise_plan(app, make_plan(bundle.graph, [bundle.derivation.path], app.store), system)
     return bundle
+
+
+def require_built(app: App) -> Bundle:
+    """Return the bundle of the project for this machine, which must be in the store already.
+
+    :raises ManifestError: it is not.
+    """
+    bundle = app.project.bundle(host_system())
+    if not app.store.valid([bundle.path]):
+        raise ManifestError("the bundle is not built yet", hint="run `pgbake build`")
+    return bundle

@@ -143,8 +143,8 @@ class AptRoot:
     def essential(self) -> frozenset[str]:
         """Return the names of the packages that every Debian system has (``Essential: yes``)."""
         available = self._query("apt-cache", "dumpavail").stdout
-        stanzas = (stanza for stanza in available.split("\n\n") if "\nEssential: yes\n" in stanza)
-        return frozenset(stanza.partition("\n")[0].removeprefix("Package: ") for stanza in stanzas)
+        stanzas = (stanza for stanza in available.split("\n\n") if "\nEssential: yes" in stanza)
+        return frozenset(stanza.strip().partition("\n")[0].removeprefix("Package: ") for stanza in stanzas)
 
     def control(self, name: str) -> Mapping[str, str]:
         """Return the control fields (``Version``, ``Section``, ``Depends``, ...) of the package's candidate.
@@ -164,8 +164,8 @@ class AptRoot:
         if not wanted:
             return {}
         shown = self._query("apt-cache", "show", "--no-all-versions", "--", *wanted).stdout
-        fields = [dict(stanza) for stanza in Deb822.iter_paragraphs(shown)]
-        return dict(sorted((stanza["Package"], stanza) for stanza in fields))
+        fields = {stanza["Package"]: dict(stanza) for stanza in Deb822.iter_paragraphs(shown)}
+        return {name: fields[name] for name in wanted}
 
     def source(self, package: str) -> tuple[str, Pin]:
         """Return the upstream version of a Debian source package, and its upstream tarball's pin.
@@ -227,7 +227,8 @@ class AptRoot:
                 )
         from difflib import get_close_matches
 
-        near = get_close_matches(name, (n for n in known if abs(len(n) - len(name)) < 4), n=3, cutoff=0.75)
+        alike = sorted(other for other in known if abs(len(other) - len(name)) < 4)
+        near = get_close_matches(name, alike, n=3, cutoff=0.75)
         return InputError(
             f"there is no package {name} in {self._suite_names()}",
             hint=f"did you mean {' or '.join(near)}?" if near else "search it with: apt-cache search WORD",
@@ -259,15 +260,14 @@ class AptRoot:
     def _locked(self, mode: int) -> Iterator[None]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / "lock").open("w")
+            with (self.path / "lock").open("w") as file:
+                fcntl.flock(file, mode)
+                yield
         except OSError as error:
             raise HostError(
                 f"cannot write to apt's cache {self.path}: {error.strerror}",
                 hint="choose another cache directory, or make room in this one",
             ) from None
-        with file:
-            fcntl.flock(file, mode)
-            yield
 
     def _lay_out(self) -> None:
         """Write the root's configuration anew: the host's proxy may have changed since."""
@@ -286,6 +286,8 @@ class AptRoot:
             "APT::Install-Recommends": "false",
             # Started by root, apt would drop to a user who cannot read a cache in root's home.
             "APT::Sandbox::User": "root",
+            # A suite may become "oldstable" while this root is kept; what counts is checked after an update.
+            "Acquire::AllowReleaseInfoChange": "true",
             "Acquire::ForceHash": "SHA256",
             "Acquire::Languages": "none",
             "Acquire::PDiffs": "false",
@@ -303,7 +305,7 @@ class AptRoot:
         trial = sources.with_suffix(".trial")
         trial.write_text(
             "".join(
-                f"{kind} [signed-by={self.keyring}] {bases[suite.archive]} {suite.name} {_COMPONENT}\n"
+                f"{kind} [signed-by={self.keyring}] {_copied(bases[suite.archive])} {suite.name} {_COMPONENT}\n"
                 for suite in self.suites
                 for kind in ("deb", "deb-src")
             ),
@@ -311,14 +313,19 @@ class AptRoot:
         )
         option = f"Dir::Etc::sourcelist={trial}"
         done = self._apt("apt-get", "update", "-q", "--error-on=any", "-o", option, check=False)
-        failures = _failures(done.stdout + "\n" + done.stderr)
-        if done.status != 0 and not failures:
-            if "No space left" in done.stderr:
+        if done.status != 0:
+            if "No space left" in done.stdout + done.stderr:
                 raise HostError(f"the disk is full: {self.path}", hint="make room and try again")
-            raise InputError("apt-get update failed", hint="see apt's words below", detail=_tail(done))
-        if not failures:
-            failures = self._of_another_suite(option)
-        if not failures:
+            asked = {(bases[suite.archive], suite.name) for suite in self.suites}
+            failures = {key: why for key, why in _failures(done.stdout + "\n" + done.stderr).items() if key in asked}
+            if not failures:
+                raise InputError("apt-get update failed", hint="see apt's words below", detail=_tail(done))
+            return failures
+        failures = self._of_another_suite(option)
+        if failures:
+            # The lists that were there before may be overwritten: nothing is to be asked of them.
+            sources.unlink(missing_ok=True)
+        else:
             trial.replace(sources)
         return failures
 
@@ -340,7 +347,7 @@ class AptRoot:
         reasons = "\n".join(f"{base} {name}: {reason}" for (base, name), reason in refused.items())
         if _SIGNATURE_TROUBLE.search(reasons):
             hint = f"is the keyring current? {self.keyring} is of the package debian-archive-keyring"
-        elif "404" in reasons or "File not found" in reasons:
+        elif "404" in reasons or "No such file" in reasons:
             hint = f"is there such a suite as {suite.name}?"
         else:
             hint = 'check the network, or name other mirrors in the manifest: [platform] mirrors = ["URL"]'
@@ -363,10 +370,17 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C.UTF-8"}
 
 
+def _copied(base: str) -> str:
+    """A base URL for apt, which would only link to the indexes of a ``file:`` mirror.
+
+    What was verified could then be changed behind our back.
+    """
+    return "copy:" + base.removeprefix("file:") if base.startswith("file:") else base
+
+
 def _normal(uri: str) -> str:
-    """A URI of apt's as the mirrors have it: no trailing slash, ``file:///`` in full."""
-    uri = uri.rstrip("/")
-    return "file://" + uri.removeprefix("file:") if re.match("file:/[^/]", uri) else uri
+    """A URI of apt's as the mirrors have it: no trailing slash, ``copy:/x`` as ``file:///x``."""
+    return re.sub(r"^copy:/+", "file:///", uri.rstrip("/"))
 
 
 def _failures(output: str) -> dict[tuple[str, str], str]:

@@ -39,11 +39,10 @@ _BALLAST = (
 #: Of a runtime package: what is kept, less what is dropped (in these globs ``*`` passes slashes, too).
 _RUNTIME = ("usr/lib/*", "usr/lib32/*", "usr/lib64/*", "usr/libexec/*", "usr/share/*")
 _NOT_RUNTIME = (
-    *_BALLAST, "*.a", "*.la", "usr/lib/*/cmake/*", "usr/lib/*/pkgconfig/*", "usr/share/aclocal/*",
-    "usr/share/applications/*", "usr/share/cmake/*", "usr/share/debconf/*", "usr/share/emacs/*",
-    "usr/share/fish/*", "usr/share/icons/*", "usr/share/menu/*", "usr/share/metainfo/*",
-    "usr/share/pam-configs/*", "usr/share/pixmaps/*", "usr/share/pkgconfig/*", "usr/share/vim/*",
-    "usr/share/zsh/*",
+    *_BALLAST, "*.a", "*.la", "*/cmake/*", "*/pkgconfig/*", "usr/share/aclocal/*",
+    "usr/share/applications/*", "usr/share/debconf/*", "usr/share/emacs/*", "usr/share/fish/*",
+    "usr/share/icons/*", "usr/share/menu/*", "usr/share/metainfo/*", "usr/share/pam-configs/*",
+    "usr/share/pixmaps/*", "usr/share/vim/*", "usr/share/zsh/*",
 )  # fmt: skip
 #: Always kept: a package's licences, also where its whole directory is a link to another package's.
 _COPYRIGHT = re.compile(r"usr/share/doc/[^/]+(/copyright)?")

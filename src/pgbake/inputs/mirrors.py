@@ -7,6 +7,7 @@ knows the nearest, or from the manifest.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ _DEBIAN_RELEASES = frozenset(
 )
 _POCKETS = ("-security", "-updates", "-proposed-updates", "-backports")
 _DEBIAN_ORIGINS = frozenset({"Debian", "Debian Backports"})
-_SCHEMES = ("http://", "https://", "file://")
+_URL = re.compile(r"(https?|file)://\S+")
 _FORMAT = "$(RELEASE)\t$(ORIGIN)\t$(COMPONENT)\t$(REPO_URI)"
 _HINT = 'name some in the manifest: [platform] mirrors = ["http://HOST/debian"]'
 
@@ -52,7 +53,7 @@ def manifest_mirrors(debian: Sequence[str], security: Sequence[str] = ()) -> Mir
     :raises ManifestError: an entry is no such URL, or there is none for the archive itself.
     """
     for url in (*debian, *security):
-        if not url.startswith(_SCHEMES) or url.endswith("://"):
+        if not _URL.fullmatch(url):
             raise ManifestError(
                 f"{url!r} is not the URL of a mirror",
                 hint="write it as http://HOST/debian or file:///DIRECTORY",
@@ -165,4 +166,4 @@ def _expand(uri: str) -> list[str]:
 
 def _distinct(urls: Iterable[str]) -> tuple[str, ...]:
     """The usable URLs among them, without trailing slashes and repetitions."""
-    return tuple(dict.fromkeys(url.rstrip("/") for url in urls if url.startswith(_SCHEMES)))
+    return tuple(dict.fromkeys(url.rstrip("/") for url in urls if _URL.fullmatch(url)))

@@ -6,6 +6,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+#: Changes with every change of how packages are unpacked (`pgbake.inputs.buildroot`), so that locks which
+#: record the trees that an earlier way gave are recognised.
+UNPACKING_VERSION = 1
+
 #: The archives that a platform draws from, each with mirrors of its own.
 Archive = Literal["debian", "security"]
 

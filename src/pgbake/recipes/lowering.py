@@ -155,7 +155,7 @@ class Lowering:
             name = f"postgresql-{version}"
         else:
             server = self.package("postgresql")
-            parts = ("out", "dev")
+            parts = ("out", "bin", "dev")
             needs[server.derivation.path] = parts
             env["postgresqlParts"] = " ".join(str(server.output(part)) for part in parts)
             name = f"postgresql-{self.major}-{recipe.name}-{version}"

@@ -50,7 +50,7 @@ def dump(path: Path, write: Consumer) -> int:
     :param write: called with pieces of up to half a megabyte, each valid only during the call.
     :raises StoreError: the tree holds a device, fifo or socket, can not be read, or changes meanwhile.
     """
-    block = memoryview(bytearray(_BLOCK_SIZE))
+    block = _new_block()
 
     def emit(fill: int) -> memoryview:
         write(block[:fill])
@@ -62,7 +62,7 @@ def dump(path: Path, write: Consumer) -> int:
 def hash_tree(path: Path, consumers: Sequence[Consumer] = ()) -> NarHash:
     """Return hash and size of the NAR of a file tree, without making the NAR.
 
-    :param consumers: shown all of the NAR's bytes in the same pass; called from another thread.
+    :param consumers: shown all of the NAR's bytes in the same pass; may be called from another thread.
     :raises StoreError: see :func:`dump`.
     """
     digest = hashlib.sha256()
@@ -73,16 +73,18 @@ def hash_tree(path: Path, consumers: Sequence[Consumer] = ()) -> NarHash:
             consumer(view)
 
     # One thread reads files, the other hashes: both are mostly outside of the interpreter's lock.
-    free = deque(memoryview(bytearray(_BLOCK_SIZE)) for _ in range(_BLOCKS))
+    block = _new_block()
     busy: deque[tuple[Future[None], memoryview]] = deque()
-    block = free.popleft()
     with ThreadPoolExecutor(1) as hasher:
 
         def emit(fill: int) -> memoryview:
             nonlocal block
+            if not busy and fill < _BLOCK_SIZE:  # a small tree is done before a thread has started
+                consume(block[:fill])
+                return block
             busy.append((hasher.submit(consume, block[:fill]), block))
-            if free:
-                block = free.popleft()
+            if len(busy) < _BLOCKS:
+                block = _new_block()
             else:
                 future, block = busy.popleft()
                 future.result()
@@ -92,6 +94,10 @@ def hash_tree(path: Path, consumers: Sequence[Consumer] = ()) -> NarHash:
         for future, _ in busy:
             future.result()
     return NarHash(digest.digest(), size)
+
+
+def _new_block() -> memoryview:
+    return memoryview(bytearray(_BLOCK_SIZE))
 
 
 class _Archiver:
@@ -169,7 +175,10 @@ class _Archiver:
         while left:
             if self._fill == _BLOCK_SIZE:
                 self._flush()
-            count = os.readv(descriptor, [self._block[self._fill : self._fill + left]])
+            try:
+                count = os.readv(descriptor, [self._block[self._fill : self._fill + left]])
+            except OSError as error:
+                raise StoreError(f"can not read {_show(path)}: {error.strerror}") from None
             if not count:
                 raise StoreError(f"{_show(path)} became shorter while it was read")
             self._fill += count

@@ -86,7 +86,7 @@ static void statuses(void)
     status("pclose written", pclose(file));
     errno = 0;
     status("bad mode", popen("true", "rw") ? 0 : -1);
-    status("bad mode", popen("true", "x") ? 0 : -1);
+    status("bad mode", popen("true", "rx") ? 0 : -1);
     status("bad mode", popen("true", "") ? 0 : -1);
     signal(SIGPIPE, SIG_IGN);
     file = popen("exec <&-; exit 0", "w");
@@ -189,17 +189,17 @@ static struct sockaddr_un address(const char *path)
     return address;
 }
 
-/* Listen at each path after the second argument, or only leave a dead socket there; connect to the second. */
-static void connects(char **argv, int listening)
+/* Listen at each path after the second argument, or leave a dead socket there ("!PATH"); connect to the second. */
+static void connects(char **argv)
 {
     struct sockaddr_un to = address(argv[2]);
 
     for (char **path = argv + 3; *path; path++) {
-        struct sockaddr_un at = address(*path);
-        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-        if (bind(fd, (struct sockaddr *)&at, sizeof at) || (listening && listen(fd, 1)))
+        int dead = **path == '!', fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        struct sockaddr_un at = address(*path + dead);
+        if (bind(fd, (struct sockaddr *)&at, sizeof at) || (!dead && listen(fd, 1)))
             perror(*path);
-        if (!listening)
+        if (dead)
             close(fd);
     }
     int fd = socket(AF_UNIX, SOCK_STREAM, 0), result = connect(fd, (struct sockaddr *)&to, sizeof to);
@@ -259,7 +259,7 @@ static void tcl(void)
     if (init(interpreter) != 0 || evaluate(interpreter,
                                            "puts $tcl_library; puts [clock format 0 -gmt 1];"
                                            "puts [scan [encoding convertfrom cp1252 \\x80] %c];"
-                                           "puts [interp eval [interp create] {set tcl_library}];"
+                                           "puts [interp eval [interp create] {set tcl_library}]; puts [tcl::tm::path list];"
                                            "puts [exec env]",
                                            -1, 0) != 0)
         puts("failed");
@@ -297,9 +297,7 @@ int main(int argc, char **argv, char **env)
         fputs("first\nsecond\n", file);
         status("pclose", pclose(file));
     } else if (IS("connect")) {
-        connects(argv, 1);
-    } else if (IS("connect-dead")) {
-        connects(argv, 0);
+        connects(argv);
     } else if (IS("plugin")) { /* a library that nobody else sees, which runs a language */
         void *plugin = dlopen(argv[2], RTLD_NOW | RTLD_LOCAL);
         void (*run)(void) = plugin ? dlsym(plugin, "run") : NULL;

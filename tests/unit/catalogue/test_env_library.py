@@ -343,7 +343,9 @@ def test_tcl_has_its_library_modules_and_encodings_in_the_bundle(tmp_path: Path)
     (bundle.root / "share/tcltk" / name).symlink_to(scripts)
     text = bundle.output("tcl", library)
     place = f"{bundle.root}/share/tcltk/{name}"
-    assert text.splitlines()[:4] == [place, "Thu Jan 01 00:00:00 GMT 1970", "8364", place]
+    lines = text.splitlines()
+    assert lines[:4] == [place, "Thu Jan 01 00:00:00 GMT 1970", "8364", place]
+    assert f"{place}/tcl{name[3]}" in lines[4].split()
     assert withdrawn(text)
     assert bundle.output("tcl", library, env={"TCL_LIBRARY": str(scripts)}).splitlines()[0] == str(scripts)
 
@@ -354,6 +356,7 @@ def test_tcl_has_its_library_modules_and_encodings_in_the_bundle(tmp_path: Path)
 USUAL = "/tmp/.s.PGSQL.5432"
 DEBIAN = "/var/run/postgresql/.s.PGSQL.5432"
 NOBODY = "No such file or directory"
+REFUSED = "Connection refused"
 
 
 @pytest.mark.parametrize(
@@ -363,8 +366,11 @@ NOBODY = "No such file or directory"
         (USUAL, (USUAL,), USUAL),
         (USUAL, (USUAL, DEBIAN), USUAL),
         (USUAL, (), NOBODY),
-        (USUAL + "x", (DEBIAN,), NOBODY),
-        ("/tmp/.s.PGSQL.", (DEBIAN,), NOBODY),
+        (USUAL, ("!" + USUAL, DEBIAN), DEBIAN),
+        (USUAL, ("!" + USUAL, "!" + DEBIAN), REFUSED),
+        (USUAL, ("!" + DEBIAN,), NOBODY),
+        (USUAL + "x", (DEBIAN + "x",), NOBODY),
+        ("/tmp/.s.PGSQL.", ("/var/run/postgresql/.s.PGSQL.",), NOBODY),
         ("/tmp/.s.PGSQL.5433", (DEBIAN,), NOBODY),
         ("/tmp/x/.s.PGSQL.5432", (DEBIAN,), NOBODY),
         (DEBIAN, (USUAL,), NOBODY),
@@ -373,15 +379,6 @@ NOBODY = "No such file or directory"
 def test_connect_also_looks_where_debian_has_the_socket(
     bundle: Bundle, to: str, listening: tuple[str, ...], expected: str
 ) -> None:
-    assert connect(bundle, "connect", to, *listening) == expected
-
-
-def test_connect_says_what_it_found_at_the_first_place(bundle: Bundle) -> None:
-    assert connect(bundle, "connect-dead", USUAL, USUAL, DEBIAN) == "Connection refused"
-    assert connect(bundle, "connect-dead", USUAL, DEBIAN) == NOBODY
-
-
-def connect(bundle: Bundle, *args: str) -> str:
-    """Run the driver where /tmp and /var/run are empty."""
     run = os.path.realpath("/var/run")
-    return sandboxed(bundle, ["--tmpfs", "/tmp", "--tmpfs", run, "--dir", f"{run}/postgresql"], *args).strip()
+    hidden = ["--tmpfs", "/tmp", "--tmpfs", run, "--dir", f"{run}/postgresql"]
+    assert sandboxed(bundle, hidden, "connect", to, *listening) == f"{expected}\n"

@@ -124,7 +124,7 @@ def test_mirrors_of_the_manifest() -> None:
         ("http://a.invalid/debian",)
     )
     assert manifest_mirrors(["file:///srv/a"], ["https://s.invalid"]).of("security") == ("https://s.invalid",)
-    for wrong in ("", "a.invalid/debian", "ftp://a.invalid/debian", "http://"):
+    for wrong in ("", "a.invalid/debian", "ftp://a.invalid/debian", "http://", "http://a.invalid/b c"):
         with pytest.raises(ManifestError):
             manifest_mirrors([wrong])
     with pytest.raises(ManifestError, match="empty"):
