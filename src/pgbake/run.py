@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pwd
 import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pgbake.errors import CommandError, HostError
 
@@ -59,6 +60,25 @@ def missing_program(name: str) -> HostError:
     return HostError(f"the program {name} is not installed", hint=hint)
 
 
+class Identity(TypedDict, total=False):
+    """Arguments of :class:`subprocess.Popen` that say as whom a program runs."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+def identity(user: int | None) -> Identity:
+    """Return the arguments that make :mod:`subprocess` run a program as ``user``; none for None."""
+    if user is None:
+        return {}
+    try:
+        group = pwd.getpwuid(user).pw_gid
+    except KeyError:
+        group = user
+    return {"user": user, "group": group, "extra_groups": []}
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -69,12 +89,14 @@ def run(
     check: bool = True,
     hint: str | None = None,
     timeout: float | None = None,
+    user: int | None = None,
 ) -> Completed:
     """Run a program to its end and return its output as text (UTF-8, undecodable bytes replaced).
 
     :param sandbox: where it runs; named at each call so that a reader sees what is confined.
     :param check: raise when the status is not zero.
     :param timeout: seconds after which the program is killed.
+    :param user: uid to run it as, with that user's own group and no others; for root only.
     :raises HostError: the program is not installed.
     :raises CommandError: it failed; the message holds the command ready to paste, the detail its
         last lines.
@@ -82,7 +104,7 @@ def run(
     try:
         done = subprocess.run(
             list(argv), env=env, cwd=cwd, input=stdin, capture_output=True, check=False, timeout=timeout,
-            stdin=None if stdin is not None else subprocess.DEVNULL,
+            stdin=None if stdin is not None else subprocess.DEVNULL, **identity(user),
         )  # fmt: skip
     except FileNotFoundError:
         raise missing_program(argv[0]) from None

@@ -23,7 +23,7 @@ from pgbake.errors import BuildError
 from pgbake.events import Notice, Sink
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
-from pgbake.run import describe_status
+from pgbake.run import describe_status, identity
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore, host_error, remove_tree
 from pgbake.store.locks import acquire, open_lock
@@ -124,9 +124,7 @@ class LocalEngine:
                 pass_fds=self._jobs.descriptors,
                 start_new_session=True,
                 umask=0o022,
-                user=uid,
-                group=uid,
-                extra_groups=None if uid is None else [],
+                **identity(uid),
             )
             self._running.add(process)
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pgbake.build.wrapper import MOUNT_OPTIONS, SANDBOX_OPTIONS, SCRIPT_COMMAND
 from pgbake.errors import HostError
 from pgbake.formats.storepath import STORE_DIR, StorePath
-from pgbake.run import missing_program
+from pgbake.run import identity, missing_program
 from pgbake.store.local import LocalStore
 
 #: Settings of the kernel that forbid unprivileged user namespaces, with the value that does.
@@ -45,15 +45,7 @@ def require_sandbox(uid: int | None) -> None:
     command = ["bwrap", "--unshare-user", "--uid", "1000", "--unshare-pid", "--unshare-net"]
     command += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
     try:
-        probe = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else [],
-        )
+        probe = subprocess.run(command, capture_output=True, text=True, check=False, **identity(uid))
     except FileNotFoundError:
         raise missing_program("bwrap") from None
     if probe.returncode == 0:

@@ -2,7 +2,7 @@
 
 The library (C, in ``pgbake/catalogue/env``) is the first NEEDED of each executable of a bundle. It finds the
 bundle by the path that it was loaded from, sets the variables of :class:`Row` that the user has not set, and
-withdraws them from everything that is started. The merge compiles it for each bundle with a ``table.h``::
+withdraws them from everything that is started. The support package compiles it with a ``table.h``::
 
     #ifdef TABLE_OF_VARIABLES
     static const char library_dir[] = "lib/x86_64-linux-gnu";
@@ -23,22 +23,19 @@ Paths are relative to the bundle's root; one that begins with ``/`` is the machi
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from pgbake.errors import ManifestError
-from pgbake.formats.derivation import Derivation
-from pgbake.recipes.lowering import Lowering, root_of
 
 #: The library's name, as DT_NEEDED has it.
 LIBRARY = "libpgbake-env.so"
 
-#: Where the library's C sources are, and what they are.
+#: Where the library's C sources are, with their common header ``env.h``, and which are compiled.
 SOURCE_DIR = Path(str(resources.files("pgbake"))) / "catalogue/env"
-SOURCES = ("env.h", "libpgbake-env.c", "process.c", "language.c", "connect.c")
+SOURCES = ("libpgbake-env.c", "process.c", "language.c", "connect.c")
 
 #: Options of the C compiler. Bound at once (``-z now``): nothing is left to resolve between a fork and an exec.
 COMPILER_OPTIONS = (
@@ -166,52 +163,3 @@ def _string(words: Sequence[str]) -> str:
                 hint="use letters, digits and _ . / + @ , = ~ - only",
             )
     return f'"{":".join(words)}"'
-
-
-def compile_command(sources: Path, table_dir: Path, output: Path) -> list[str]:
-    """Return the command that makes the library.
-
-    :param sources: a directory that holds the files of :data:`SOURCE_DIR`.
-    :param table_dir: the directory that holds ``table.h``.
-    :param output: the library to write.
-    """
-    files = [str(sources / name) for name in SOURCES if name.endswith(".c")]
-    return ["cc", *COMPILER_OPTIONS, "-I", str(table_dir), "-o", str(output), *files]
-
-
-def environment_package(lowering: Lowering) -> Derivation:
-    """Lower the package of the library for a lock's runtime; its output holds ``usr/lib/TRIPLET/LIBRARY``."""
-    triplet = lowering.system.triplet
-    library_dir = f"lib/{triplet}"
-    perl, python, tcl = (_version(lowering, language) for language in ("perl", "python", "tcl"))
-    files = {name: (SOURCE_DIR / name).read_text(encoding="utf-8") for name in SOURCES}
-    files["table.h"] = table_header(
-        debian_rows(triplet),
-        library_dir=library_dir,
-        perl_dirs=perl_dirs(triplet, perl) if perl else (),
-        python_dir=f"lib/python{python}" if python else None,
-        tcl_dir=f"share/tcltk/tcl{tcl}" if tcl else None,
-    )
-    script = [f'printf %s "${_shell_name(name)}" > {name}' for name in files]
-    script += [
-        shlex.join(compile_command(Path(), Path(), Path(LIBRARY))),
-        f"strip --strip-unneeded {LIBRARY}",
-        f'mkdir -p "$out/usr/{library_dir}" && cp {LIBRARY} "$out/usr/{library_dir}/"',
-    ]
-    return lowering.graph.add(
-        "pgbake-env",
-        lowering.system,
-        lowering.root(*root_of(lowering.catalogue.postgresql, lowering.catalogue)),
-        "".join(f"{line}\n" for line in script),
-        env={"pname": "pgbake-env"} | {_shell_name(name): text for name, text in files.items()},
-    )
-
-
-def _version(lowering: Lowering, language: str) -> str | None:
-    """Return the version that stands in the name of a language's runtime package, as in ``libperl5.36``."""
-    matches = (re.fullmatch(rf"lib{language}(\d+\.\d+)", name) for name in sorted(lowering.pins.runtime))
-    return next((match[1] for match in matches if match), None)
-
-
-def _shell_name(file: str) -> str:
-    return re.sub(r"\W", "_", file)

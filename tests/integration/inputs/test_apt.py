@@ -228,7 +228,7 @@ def test_an_update_brings_new_versions(tmp_path: Path, repository: Repository) -
     root = apt_root(tmp_path, repository)
     assert root.resolve(["libdep1"])["libdep1"].version == "1.0-1"
     repository.add("libdep1", "1.1-1")
-    repository.publish()
+    repository.publish(codename="bookworm")  # the Suite field changes, as at each release of Debian's
     assert root.resolve(["libdep1"])["libdep1"].version == "1.0-1"
     root.update()
     assert root.resolve(["libdep1"])["libdep1"].version == "1.1-1"

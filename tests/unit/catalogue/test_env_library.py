@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pgbake.bundle.environment import LIBRARY, SOURCE_DIR, Row, compile_command, table_header
+from pgbake.bundle.environment import COMPILER_OPTIONS, LIBRARY, SOURCE_DIR, SOURCES, Row, table_header
 
 DRIVER = Path(__file__).with_name("env_driver.c")
 TRIPLET = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
@@ -99,7 +99,8 @@ def make_bundle(top: Path, **languages: str | Sequence[str]) -> Bundle:
         directory.mkdir(parents=True)
     header = table_header(ROWS, library_dir=f"lib/{TRIPLET}", **languages)  # type: ignore[arg-type]
     (package / "table.h").write_text(header)
-    subprocess.run([*compile_command(SOURCE_DIR, package, package / LIBRARY), *WARNINGS], check=True)
+    sources = [SOURCE_DIR / name for name in SOURCES]
+    subprocess.run(["cc", *COMPILER_OPTIONS, *WARNINGS, "-I", package, "-o", package / LIBRARY, *sources], check=True)
     (libraries / LIBRARY).symlink_to(package / LIBRARY)
     rpath = f"-Wl,--disable-new-dtags,-rpath,$ORIGIN/../../../../lib/{TRIPLET}"
     compile_driver(

@@ -1,0 +1,28 @@
+"""``pgbake log``: the build log of a package."""
+
+from __future__ import annotations
+
+import click
+
+from pgbake.cli.app import App, pass_app, system_option
+
+
+@click.command(
+    "log",
+    short_help="Show the build log of a package.",
+    epilog="""\b
+Examples:
+  pgbake log pgvector
+  pgbake log                       the merge's own""",
+)
+@click.argument("name", default="bundle")
+@system_option
+@pass_app
+def command(app: App, name: str, system: str | None) -> None:
+    """Show the log of the last build of a package on this machine, failed or not."""
+    from pgbake.build.log import read_log
+    from pgbake.cli.goals import choose
+
+    bundle = app.project.bundle(app.project.system(system))
+    derivation = choose(bundle, [name])[name]
+    click.echo_via_pager(read_log(app.store.log_file(derivation.path)))
