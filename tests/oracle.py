@@ -2,7 +2,7 @@
 
 Debian's ``nix-bin`` and what it needs are downloaded by apt and unpacked once into a cache directory::
 
-    $PGBAKE_TEST_CACHE (default ~/.cache/pgbake-tests)/
+    the directory of `tests.cache`/
       nix-VERSION.lock            held while unpacking
       nix-VERSION/                a root of unpacked packages: usr/, etc/, and no maintainer script ever run
 
@@ -27,6 +27,7 @@ from typing import IO, Self
 from pgbake.formats import nar
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
+from tests.cache import test_cache
 
 # nix-bin's own dependencies assume the essential packages. mount brings umount, which leaves the old root;
 # bubblewrap and the static busybox are for tests that build something.
@@ -178,8 +179,7 @@ def unpacked_nix() -> Path:
     for program in ("apt-get", "dpkg-deb", "unshare" if os.geteuid() == 0 else "bwrap"):
         if shutil.which(program) is None:
             raise OracleUnavailable(f"the program {program} is not installed")
-    default = Path.home() / ".cache/pgbake-tests"
-    cache = Path(os.environ.get("PGBAKE_TEST_CACHE") or default)
+    cache = test_cache()
     cache.mkdir(parents=True, exist_ok=True)
     tree = cache / f"nix-{_version()}"
     with tree.with_name(f"{tree.name}.lock").open("w") as lock:

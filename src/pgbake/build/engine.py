@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from pgbake.build.jobserver import JobServer
 from pgbake.build.log import BuildLog
 from pgbake.build.sandbox import build_command, require_sandbox
 from pgbake.build.wrapper import ENVIRONMENT, Wrapped, unwrap
-from pgbake.errors import BuildError
+from pgbake.errors import BuildError, HostError
 from pgbake.events import Notice, Sink
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
@@ -45,6 +46,8 @@ class LocalEngine:
         self._turn = threading.Lock()
         self._cancelled = False
         with self._build_uid() as uid:
+            if uid is not None:
+                _require_reachable(store.store_dir)
             require_sandbox(uid)
 
     def cancel(self) -> None:
@@ -177,6 +180,19 @@ class LocalEngine:
             finally:
                 os.close(descriptor)
             slot += 1
+
+
+def _require_reachable(directory: Path) -> None:
+    """Check that a build user can get to a directory.
+
+    :raises HostError: a directory on the way is closed to others.
+    """
+    for part in (directory, *directory.parents):
+        if not part.stat().st_mode & stat.S_IXOTH:
+            raise HostError(
+                f"builds run as a user of their own, who cannot reach {directory}: {part} is closed to others",
+                hint=f"name a store elsewhere with --store DIR, or open the way: chmod o+x {part}",
+            )
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -230,8 +230,9 @@ def choose_port(wanted: int | None, last: int | None = None) -> int:
                 f"port {wanted} is taken", hint="name another with --port, or leave it out to get a free one"
             )
         return wanted
-    candidates: list[int] = [last] if last else []
-    for port in (*candidates, *range(_FIRST_PORT, _FIRST_PORT + 1000)):
+    if last is not None and _is_free(last):
+        return last
+    for port in range(_FIRST_PORT, _FIRST_PORT + 1000):
         if _is_free(port):
             return port
     raise ServerError("no port is free from 5432 on", hint="name one with --port")

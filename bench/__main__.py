@@ -1,0 +1,18 @@
+"""`make bench`: all measurements, or those whose names are given: `python -m bench tree start`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("start", "size", "tree", "build")
+
+
+def main() -> None:
+    """Run the benches named on the command line, or all."""
+    for name in sys.argv[1:] or NAMES:
+        importlib.import_module(f"bench.bench_{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The local engine and a stock Nix give the same bits."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgbake.bundle.merge import Bundle
+from pgbake.formats import base32
+from pgbake.formats.storepath import StorePath
+from pgbake.store.local import LocalStore
+from tests.oracle import Oracle
+from tests.projects import TestProject
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def nix(example: TestProject, nix_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    """Real Nix, dropped onto a copy of the shared store: its files by hard links, its database copied."""
+    # Beside the store, since hard links cannot leave its file system.
+    root = example.store.with_name("nix-oracle")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    oracle = Oracle(root, nix_tree)
+    (root / "nix").rmdir()
+    subprocess.run(["cp", "-al", str(example.store / "nix"), str(root / "nix")], check=True)
+    database = root / "nix/var/nix/db"
+    shutil.rmtree(database)
+    shutil.copytree(example.store / "nix/var/nix/db", database)
+    yield oracle
+    oracle.remove()
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.mark.parametrize("sandbox", ["true", "false"])
+def test_nix_builds_an_extension_and_the_merge_alike(
+    nix: Oracle, bundle: Bundle, store: LocalStore, sandbox: str
+) -> None:
+    derivations = bundle.by_name()
+    for name in ("bundle", "pgvector"):
+        # Whatever refers to it, such as an earlier bundle, goes with it.
+        closure = nix.run("nix-store", "-q", "--referrers-closure", derivations[name].outputs["out"].path)
+        nix.run("nix-store", "--delete", "--ignore-liveness", *closure.stdout.decode().split())
+    for name in ("pgvector", "bundle"):
+        derivation = derivations[name]
+        out = derivation.outputs["out"].path
+        assert not nix.on_disk(out).exists()
+        built = nix.run("nix-store", "-r", str(derivation.path), "--option", "sandbox", sandbox)
+        assert built.stdout.decode().strip() == out
+        info = store.info(StorePath.parse(out))
+        assert nix.run("nix-store", "-q", "--hash", out).stdout.decode().strip() == (
+            f"sha256:{base32.encode(info.nar_sha256)}"
+        )
+        references = nix.run("nix-store", "-q", "--references", out).stdout.decode().split()
+        assert references == sorted(str(path) for path in info.references)

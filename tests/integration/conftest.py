@@ -1,0 +1,43 @@
+"""The example bundle, built once for all integration tests of a run, and for later runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgbake.bundle.merge import Bundle
+from pgbake.formats.system import host_system
+from pgbake.store.local import LocalStore
+from tests.projects import TestProject
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> TestProject:
+    """A copy of the example whose bundle is built."""
+    base = tmp_path_factory.mktemp("example")
+    base.chmod(0o755)  # servers run as another user, who must get to their data
+    base.parent.chmod(0o755)
+    project = TestProject.copy(base / "project", base / "home")
+    project.pgbake("build")
+    return project
+
+
+@pytest.fixture(scope="session")
+def bundle(example: TestProject) -> Bundle:
+    """The example's bundle, lowered."""
+    return example.project.bundle(host_system())
+
+
+@pytest.fixture
+def store(example: TestProject) -> Iterator[LocalStore]:
+    """The shared store, open."""
+    with LocalStore(example.store) as store:
+        yield store
+
+
+@pytest.fixture
+def project(example: TestProject, tmp_path: Path) -> TestProject:
+    """A further copy of the example, for a test to change."""
+    return TestProject.copy(tmp_path / "project", example.home)

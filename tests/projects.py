@@ -1,0 +1,81 @@
+"""A project with a store of its own, and the example bundle that all integration tests share.
+
+The store lies in `tests.cache`'s directory and stays between runs:
+PostgreSQL is built once. It is not the machine's ``/nix``, so programs of it run in a namespace that
+shows it there, which is also what an ordinary user gets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgbake.project import Project
+from tests.cache import test_cache
+
+REPOSITORY = Path(__file__).parent.parent
+EXAMPLE = REPOSITORY / "example"
+
+
+@dataclass(frozen=True)
+class TestProject:
+    """A directory with a manifest, a store, and a place for servers; and the command to work on it."""
+
+    __test__ = False
+
+    directory: Path
+    store: Path
+    home: Path
+
+    @classmethod
+    def copy(cls, directory: Path, home: Path) -> TestProject:
+        """Make a copy of the example in ``directory``, with the shared store."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("pgbake.toml", "pgbake.lock"):
+            shutil.copy(EXAMPLE / name, directory)
+        return cls(directory, test_cache() / "store", home)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of its commands."""
+        return {
+            **os.environ,
+            "PGBAKE_STORE": str(self.store),
+            "XDG_CACHE_HOME": str(test_cache()),
+            "XDG_DATA_HOME": str(self.home),
+        }
+
+    def pgbake(
+        self, *args: str, check: bool = True, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``pgbake`` in the project."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pgbake", "-C", str(self.directory), *args],
+            env={**self.environment(), **(environment or {})},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if check and done.returncode != 0:
+            raise AssertionError(f"pgbake {' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def json(self, *args: str) -> Any:
+        """Run ``pgbake ... --json`` and return its answer."""
+        return json.loads(self.pgbake(*args, "--json").stdout)
+
+    @property
+    def project(self) -> Project:
+        """The project as the library sees it, read anew."""
+        return Project(self.directory)
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the manifest."""
+        file = self.directory / "pgbake.toml"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
