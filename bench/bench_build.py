@@ -28,7 +28,7 @@ from tests.projects import EXAMPLE
 
 _HAND = r"""
 cd /build
-tar -xf /sources/postgresql --one-top-level=pg --strip-components=1
+tar -xf /tmp/sources/postgresql --one-top-level=pg --strip-components=1
 cd pg
 ./configure --prefix=/usr --mandir=/usr/share/postgresql/15/man --docdir=/usr/share/doc/postgresql-doc-15 \
   --sysconfdir=/etc/postgresql-common --datarootdir=/usr/share --datadir=/usr/share/postgresql/15 \
@@ -43,13 +43,15 @@ make -C src/test/isolation $directories DESTDIR=/build/image install
 export PATH=/build/image/usr/lib/postgresql/15/bin:$PATH
 for name in $extensions; do
   cd /build
-  tar -xf /sources/$name --one-top-level=$name --strip-components=1
+  tar -xf /tmp/sources/$name --one-top-level=$name --strip-components=1
   cd $name
   make -j$cores USE_PGXS=1 PG_CONFIG=/build/image/usr/lib/postgresql/15/bin/pg_config OPTFLAGS= with_llvm=no
   make USE_PGXS=1 PG_CONFIG=/build/image/usr/lib/postgresql/15/bin/pg_config with_llvm=no install
 done
 cd /build/image/usr
-find . -type f \( -perm /111 -o -name '*.so*' \) -exec sh -c 'file -b "$1" | grep -q ^ELF && strip --strip-unneeded "$1"' - {} \;
+for file in $(find . -type f \( -perm /111 -o -name '*.so*' \)); do
+  if file -b "$file" | grep -q ^ELF; then strip --strip-unneeded "$file"; fi
+done
 """
 
 
@@ -61,19 +63,16 @@ def by_hand(store: LocalStore, bundle: Bundle, extensions: list[str], cores: int
     build = scratch / "hand"
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir()
-    command = ["bwrap", "--unshare-net", "--bind", str(store.physical(root.path)), "/", "--bind", str(build), "/build"]
-    # The mount points are in the root's own /tmp, which is empty.
-    command += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/sources"]
+    command = ["bwrap", "--unshare-net", "--ro-bind", str(store.physical(root.path)), "/"]
+    command += ["--bind", str(build), "/build", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
     for name in ("postgresql", *extensions):
-        command += ["--ro-bind", str(store.physical(sources[name].path)), f"/sources/{name}"]
+        command += ["--ro-bind", str(store.physical(sources[name].path)), f"/tmp/sources/{name}"]
     environment = {
         "PATH": "/usr/bin:/usr/sbin", "LC_ALL": "C", "cores": str(cores), "extensions": " ".join(extensions),
         **{name: server.env[name] for name in ("triplet", "configureFlags", "cflags", "ldflags")},
     }  # fmt: skip
     begin = time.monotonic()
-    subprocess.run(
-        [*command, "/usr/bin/bash", "-euc", _HAND], env=environment, check=True, capture_output=True
-    )
+    subprocess.run([*command, "/usr/bin/bash", "-euc", _HAND], env=environment, check=True, capture_output=True)
     return time.monotonic() - begin
 
 
@@ -85,7 +84,9 @@ def by_pgbake(provided: LocalStore, bundle: Bundle, names: list[str], cores: int
         goals = [bundle.by_name()[name].path for name in names]
         plan = make_plan(bundle.graph, goals, store)
         project = Project(EXAMPLE)
-        provider = Provider(store, project.catalogue, lambda: project.mirrors, test_cache() / "pgbake/downloads", silent)
+        provider = Provider(
+            store, project.catalogue, lambda: project.mirrors, test_cache() / "pgbake/downloads", silent
+        )
         for item in plan.inputs:
             provider.provide(item)
 

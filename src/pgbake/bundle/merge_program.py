@@ -191,6 +191,9 @@ class Merge:
             tree = Tree(f"runtime package {name}", entry["path"])
             self.runtime[name] = tree
             scan(tree)
+            licences = os.path.join(tree.usr, "share/doc", name)
+            if os.path.islink(licences):  # they are another package's, as libgcc-s1's are gcc-12-base's
+                want(os.path.basename(os.readlink(licences)), name)
             for rule in self.spec["rules"]:
                 if fnmatch.fnmatchcase(name, rule["match"]):
                     for pattern in rule["needs"]:
