@@ -287,18 +287,23 @@ class Merge:
                     shutil.copyfile(full, os.path.join(self.out, path))
                     os.chmod(os.path.join(self.out, path), 0o755)
                     self.programs.append(path)
-                elif self.points_at_program(tree, full):
+                elif self.leads_elsewhere(tree, full):
                     os.symlink(os.readlink(full), os.path.join(self.out, path))
                 else:
                     self.add_link(path, full)
 
     @staticmethod
-    def points_at_program(tree: Tree, link: str) -> bool:
-        """Whether a relative link of a package leads to one of its programs, which the tree holds as a copy."""
+    def leads_elsewhere(tree: Tree, link: str) -> bool:
+        """Whether a relative link of a package leads to what only the bundle has.
+
+        That is a program, which the bundle holds as a copy, or a file of another package, as a package's
+        licences may be. Such a link is made anew in the bundle.
+        """
         if not os.path.islink(link) or os.path.isabs(os.readlink(link)):
             return False
-        elf = tree.elves.get(os.path.relpath(os.path.realpath(link), tree.usr))
-        return elf is not None and elf.is_program
+        target = os.path.realpath(link)
+        elf = tree.elves.get(os.path.relpath(target, tree.usr))
+        return not os.path.exists(target) or (elf is not None and elf.is_program)
 
     def add_link(self, path: str, target: str) -> None:
         """Make one link in the tree."""
