@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pwd
 import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
 from pgbake.errors import CommandError, HostError
+from pgbake.users import identity
 
 #: Where a command runs. ``host``: on this machine as it is, with the caller's rights.
 #: ``bundle``: a bundle's program, in the namespace that shows the store at its place.
@@ -58,25 +58,6 @@ def missing_program(name: str) -> HostError:
     package = PACKAGE_OF_PROGRAM.get(name)
     hint = f"install it: apt-get install {package}" if package else f"install {name} and try again"
     return HostError(f"the program {name} is not installed", hint=hint)
-
-
-class Identity(TypedDict, total=False):
-    """Arguments of :class:`subprocess.Popen` that say as whom a program runs."""
-
-    user: int
-    group: int
-    extra_groups: list[int]
-
-
-def identity(user: int | None) -> Identity:
-    """Return the arguments that make :mod:`subprocess` run a program as ``user``; none for None."""
-    if user is None:
-        return {}
-    try:
-        group = pwd.getpwuid(user).pw_gid
-    except KeyError:
-        group = user
-    return {"user": user, "group": group, "extra_groups": []}
 
 
 def run(

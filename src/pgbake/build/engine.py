@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -24,10 +23,11 @@ from pgbake.errors import BuildError, HostError
 from pgbake.events import Notice, Sink
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
-from pgbake.run import describe_status, identity
+from pgbake.run import describe_status
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore, host_error, remove_tree
 from pgbake.store.locks import acquire, open_lock
+from pgbake.users import closed_directory, identity
 
 #: First uid, and their distance, of the ranges that Nix's auto-allocate-uids hands to builds.
 _FIRST_UID = 872415232
@@ -46,8 +46,11 @@ class LocalEngine:
         self._turn = threading.Lock()
         self._cancelled = False
         with self._build_uid() as uid:
-            if uid is not None:
-                _require_reachable(store.store_dir)
+            if uid is not None and (closed := closed_directory(store.store_dir)):
+                raise HostError(
+                    f"builds run as a user of their own, who cannot reach {store.store_dir}",
+                    hint=f"{closed} is closed to others: name a store elsewhere with --store DIR",
+                )
             require_sandbox(uid)
 
     def cancel(self) -> None:
@@ -180,19 +183,6 @@ class LocalEngine:
             finally:
                 os.close(descriptor)
             slot += 1
-
-
-def _require_reachable(directory: Path) -> None:
-    """Check that a build user can get to a directory.
-
-    :raises HostError: a directory on the way is closed to others.
-    """
-    for part in (directory, *directory.parents):
-        if not part.stat().st_mode & stat.S_IXOTH:
-            raise HostError(
-                f"builds run as a user of their own, who cannot reach {directory}: {part} is closed to others",
-                hint=f"name a store elsewhere with --store DIR, or open the way: chmod o+x {part}",
-            )
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

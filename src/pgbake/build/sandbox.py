@@ -10,8 +10,9 @@ from pathlib import Path
 from pgbake.build.wrapper import MOUNT_OPTIONS, SANDBOX_OPTIONS, SCRIPT_COMMAND
 from pgbake.errors import HostError
 from pgbake.formats.storepath import STORE_DIR, StorePath
-from pgbake.run import identity, missing_program
+from pgbake.run import missing_program
 from pgbake.store.local import LocalStore
+from pgbake.users import identity
 
 #: Settings of the kernel that forbid unprivileged user namespaces, with the value that does.
 _FORBIDDING = {

@@ -21,6 +21,7 @@ import pwd
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from pgbake.events import Sink, task
 from pgbake.formats.storepath import StorePath
 from pgbake.run import Completed, run
 from pgbake.store.local import LocalStore, remove_tree
+from pgbake.users import closed_directory
 
 SUPERUSER = "postgres"
 _FIRST_PORT = 5432
@@ -149,6 +151,7 @@ class Servers:
             if not _is_cluster(data, receipt.postgresql.major):
                 self._initdb(data, bundle, receipt, user)
             _write_settings(data, receipt, port, settings, user)
+            _await_burial(data)
             self._start(data, bundle, user)
         _write(registered, msgspec.json.encode(Registered(str(data), str(bundle), port)))
         self.store.link_root(self._file(data, "bundle"), bundle)
@@ -167,6 +170,11 @@ class Servers:
 
     def _initdb(self, data: Path, bundle: StorePath, receipt: Receipt, user: int | None) -> None:
         """Make a data directory beside its place and move it there, so that a killed initdb leaves none."""
+        if user is not None and (closed := closed_directory(data.parent)):
+            raise ServerError(
+                f"PostgreSQL runs as {_name(user)}, who cannot reach {data}",
+                hint=f"{closed} is closed to others: name another directory with --data",
+            )
         new = data.with_name(f".{data.name}.new")
         remove_tree(new)
         try:
@@ -264,6 +272,24 @@ def _postmaster(data: Path) -> int | None:
     return pid if running == data else None
 
 
+def _await_burial(data: Path) -> None:
+    """Wait while the last server of a data directory is dead but not yet reaped by its parent.
+
+    PostgreSQL takes its pid, which still exists, for a running server. The init of some containers takes
+    seconds to reap.
+    """
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            pid = (data / "postmaster.pid").read_text().split()[0]
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            return
+        if state != "Z":
+            return
+        time.sleep(0.1)
+
+
 def _server_user(data: Path) -> int | None:
     """Return the uid that a server runs as when root starts it, since PostgreSQL refuses to run as root.
 
@@ -285,6 +311,13 @@ def _server_user(data: Path) -> int | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_uid
     return 65534
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _is_cluster(data: Path, major: int) -> bool:

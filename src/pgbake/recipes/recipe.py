@@ -31,6 +31,9 @@ import msgspec
 from pgbake.errors import ManifestError
 from pgbake.toml import load_toml, wrong_value
 
+#: The catalogue that is shipped with pgbake.
+SHIPPED = Path(str(resources.files("pgbake") / "catalogue"))
+
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a recipe's upstream tarball is pinned from.
@@ -156,8 +159,7 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
 
     :raises ManifestError: a recipe is wrong; file, line and key are named.
     """
-    shipped = Path(str(resources.files("pgbake") / "catalogue"))
-    files = sorted(shipped.glob("recipes/*.toml"))
+    files = sorted(SHIPPED.glob("recipes/*.toml"))
     if own is not None and own.is_dir():
         files += sorted(own.glob("*.toml"))
     recipes: dict[str, Recipe] = {}
@@ -166,4 +168,4 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
         if recipe.name != file.stem:
             raise wrong_value(file, "name", f'the recipe calls itself "{recipe.name}"', f'call it "{file.stem}"')
         recipes[recipe.name] = recipe
-    return Catalogue(recipes, load_toml(shipped / "debian.toml", Debian))
+    return Catalogue(recipes, load_toml(SHIPPED / "debian.toml", Debian))

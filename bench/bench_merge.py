@@ -1,0 +1,21 @@
+"""A new bundle after one library has moved: `pgbake build` with nothing to compile."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from tests.moves import move_runtime_pin
+from tests.projects import TestProject
+
+
+def main() -> None:
+    """Print how long the new bundle takes, from the command line."""
+    with tempfile.TemporaryDirectory() as directory:
+        project = TestProject.copy(Path(directory, "project"), Path(directory, "home"))
+        project.pgbake("build")
+        move_runtime_pin(project, "libssl3", Path(directory))
+        begin = time.monotonic()
+        project.pgbake("build")
+        print(f"new bundle after a moved libssl3: {time.monotonic() - begin:.2f} s (bar 5)")
