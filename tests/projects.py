@@ -79,3 +79,16 @@ class TestProject:
         text = file.read_text()
         assert old in text
         file.write_text(text.replace(old, new))
+
+
+def copy_store(store: Path, root: Path) -> None:
+    """Copy the store below ``store`` to one below ``root``, for a test to add to or to break.
+
+    Files are hard links, which nobody writes to; the database and the like are copies. ``root`` must be on
+    the same file system.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-al", str(store / "nix"), str(root / "nix")], check=True)
+    state = root / "nix/var/nix"
+    shutil.rmtree(state)
+    shutil.copytree(store / "nix/var/nix", state, symlinks=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from pgbake.bundle.merge import Bundle
 from pgbake.formats.system import host_system
 from pgbake.store.local import LocalStore
-from tests.projects import TestProject
+from tests.projects import TestProject, copy_store
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +43,12 @@ def store(example: TestProject) -> Iterator[LocalStore]:
 def project(example: TestProject, tmp_path: Path) -> TestProject:
     """A further copy of the example, for a test to change."""
     return TestProject.copy(tmp_path / "project", example.home)
+
+
+@pytest.fixture
+def apart(project: TestProject) -> Iterator[TestProject]:
+    """A further copy of the example with a copy of the store, for tests of what is built anew."""
+    with tempfile.TemporaryDirectory(dir=project.store.parent, prefix="apart-") as directory:
+        Path(directory).chmod(0o755)
+        copy_store(project.store, Path(directory))
+        yield dataclasses.replace(project, store=Path(directory))

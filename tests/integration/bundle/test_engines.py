@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
 from tests.oracle import Oracle
-from tests.projects import TestProject
+from tests.projects import TestProject, copy_store
 
 pytestmark = pytest.mark.integration
 
@@ -28,10 +27,7 @@ def nix(example: TestProject, nix_tree: Path, tmp_path_factory: pytest.TempPathF
     root.mkdir()
     oracle = Oracle(root, nix_tree)
     (root / "nix").rmdir()
-    subprocess.run(["cp", "-al", str(example.store / "nix"), str(root / "nix")], check=True)
-    database = root / "nix/var/nix/db"
-    shutil.rmtree(database)
-    shutil.copytree(example.store / "nix/var/nix/db", database)
+    copy_store(example.store, root)
     yield oracle
     oracle.remove()
     shutil.rmtree(root, ignore_errors=True)

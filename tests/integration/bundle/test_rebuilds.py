@@ -16,9 +16,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("name", ["libssl3", "libc6"])
-def test_a_moved_runtime_pin_compiles_nothing(
-    project: TestProject, store: LocalStore, name: str, tmp_path: Path
-) -> None:
+def test_a_moved_runtime_pin_compiles_nothing(apart: TestProject, name: str, tmp_path: Path) -> None:
+    project = apart
     before = project.json("plan")
     assert before["build"] == []
     old = project.json("build")["paths"]["bundle"]
@@ -28,13 +27,15 @@ def test_a_moved_runtime_pin_compiles_nothing(
     assert [item["name"] for item in plan["fetch"]] == [name]
     new = project.json("build")["paths"]["bundle"]
     assert new != old
-    references = {path.name for path in store.info(StorePath.parse(new)).references}
+    with LocalStore(project.store) as store:
+        references = {path.name for path in store.info(StorePath.parse(new)).references}
     assert any(reference.startswith(f"{name}-") and reference.endswith("fix1") for reference in references)
     assert not any(reference.startswith(f"{name}-") and not reference.endswith("fix1") for reference in references)
     assert project.pgbake("run", "--", "psql", "--version").stdout.startswith("psql (PostgreSQL) 15.18")
 
 
-def test_a_changed_recipe_rebuilds_its_package_and_the_merge(project: TestProject) -> None:
+def test_a_changed_recipe_rebuilds_its_package_and_the_merge(apart: TestProject) -> None:
+    project = apart
     recipes = project.directory / "recipes"
     recipes.mkdir()
     shipped = (SHIPPED / "recipes/numeral.toml").read_text()
