@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgbake.events import Sink, task
@@ -28,6 +29,11 @@ class Provider:
     mirrors: Callable[[], Mirrors]
     downloads: Path
     report: Sink
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """End what is being fetched, from another thread."""
+        self._stop.set()
 
     def provide(self, item: Input) -> None:
         """Make an input valid in the store.
@@ -35,7 +41,7 @@ class Provider:
         :raises InputError: no mirror gives a file of it, or another one; or a package cannot be unpacked.
         :raises StoreError: unpacking gave another tree than the lock says.
         """
-        files = fetch(item.pins, self.mirrors(), self.downloads, self.report)
+        files = fetch(item.pins, self.mirrors(), self.downloads, self.report, stop=self._stop)
         if item.kind == "source":
             ((name, pin),) = item.pins.items()
             self.store.add_file(item.path.name, bytes.fromhex(pin.sha256), files[name])

@@ -7,7 +7,7 @@ own, since they wait for the network while builds use the cores; builds share on
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +15,10 @@ from functools import partial
 from pgbake.build.engine import LocalEngine
 from pgbake.build.jobserver import JobServer
 from pgbake.build.plan import Plan, outputs_of
+from pgbake.build.provide import Provider
 from pgbake.events import Planned, Sink, task
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
-from pgbake.recipes.lowering import Input
 from pgbake.store.local import LocalStore
 
 #: How many inputs are fetched and unpacked at once; each fetches several files at once.
@@ -32,16 +32,10 @@ class _Step:
     is_build: bool
 
 
-def realise(
-    plan: Plan,
-    store: LocalStore,
-    provide: Callable[[Input], None],
-    report: Sink,
-    cores: int | None = None,
-) -> None:
+def realise(plan: Plan, store: LocalStore, provider: Provider, report: Sink, cores: int | None = None) -> None:
     """Do what a plan says. When this returns, all its outputs are valid.
 
-    :param provide: fetches an input and adds it to the store.
+    :param provider: brings the plan's inputs into the store.
     :param cores: how many the builds may use together; None means all that this process may use.
     :raises PgbakeError: what the first failed step raised; what was under way is stopped first.
     """
@@ -53,12 +47,12 @@ def realise(
     report(Planned("build", len(plan.builds)))
     steps: dict[StorePath, _Step] = {}
     for item in plan.inputs:
-        steps[item.path] = _Step(partial(provide, item), frozenset(), False)
+        steps[item.path] = _Step(partial(provider.provide, item), frozenset(), False)
     for derivation in plan.builds:
         needs = frozenset({*derivation.input_drvs, *derivation.input_srcs} & steps.keys())
         steps[derivation.path] = _Step(partial(_build, engine, jobs, derivation, report), needs, True)
     try:
-        _run(steps, engine.cancel, jobs.cores)
+        _run(steps, [engine.cancel, provider.cancel], jobs.cores)
     finally:
         jobs.close()
 
@@ -70,7 +64,7 @@ def _build(engine: LocalEngine, jobs: JobServer, derivation: Derivation, report:
                 engine.build(derivation, str(derivation.path))
 
 
-def _run(steps: Mapping[StorePath, _Step], cancel: Callable[[], None], builds_at_once: int) -> None:
+def _run(steps: Mapping[StorePath, _Step], cancel: Sequence[Callable[[], None]], builds_at_once: int) -> None:
     waiting = dict(steps)
     running: dict[Future[None], StorePath] = {}
     done: set[StorePath] = set()
@@ -88,5 +82,6 @@ def _run(steps: Mapping[StorePath, _Step], cancel: Callable[[], None], builds_at
             # One failed, or the user interrupts: nothing further starts, and what runs is stopped.
             for future in running:
                 future.cancel()
-            cancel()
+            for stop in cancel:
+                stop()
             raise

@@ -48,7 +48,7 @@ def realise_plan(app: App, plan: Plan, system: System, cores: int | None = None)
     project = app.project
     with app.reporting() as report:
         provider = Provider(app.store, project.catalogue, lambda: project.mirrors, cache_dir() / "downloads", report)
-        realise(plan, app.store, provider.provide, report, cores)
+        realise(plan, app.store, provider, report, cores)
 
 
 def built_bundle(app: App) -> Bundle:

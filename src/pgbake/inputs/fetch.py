@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import quote
 
@@ -38,12 +38,20 @@ _FIRST_PAUSE = 0.5  # seconds; doubled at each further attempt
 _LONGEST_PAUSE = 30.0  # what a server may ask for by Retry-After
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REPORT_EVERY = 0.1  # seconds
+_STOP_CHECK = 0.2  # seconds between looks at whether the caller wants to stop
 _GRACE = 1.0  # seconds that transfers have to end once one has failed
 
 _Item = TypeVar("_Item")
 
 
-def fetch(wanted: Mapping[str, Pin], mirrors: Mirrors, downloads: Path, report: Sink, jobs: int = 6) -> dict[str, Path]:
+def fetch(
+    wanted: Mapping[str, Pin],
+    mirrors: Mirrors,
+    downloads: Path,
+    report: Sink,
+    jobs: int = 6,
+    stop: threading.Event | None = None,
+) -> dict[str, Path]:
     """Bring all pinned files into ``downloads`` and return where each lies.
 
     What is there already is verified and not asked for again. ``http_proxy``, ``https_proxy`` and
@@ -53,6 +61,7 @@ def fetch(wanted: Mapping[str, Pin], mirrors: Mirrors, downloads: Path, report: 
     :param wanted: a label for the user's eyes (a package's name) to its pin.
     :param report: called from one thread at a time, with one ``fetch`` task for each file asked for.
     :param jobs: how many files are under way at once.
+    :param stop: set from another thread, it ends the transfers as an error does.
     :raises InputError: no mirror gave a file (each is named with its status), or one gave wrong content.
     :raises HostError: the disk is full, or ``downloads`` is not writable.
     """
@@ -64,7 +73,7 @@ def fetch(wanted: Mapping[str, Pin], mirrors: Mirrors, downloads: Path, report: 
     # Labels may share a file.
     files = {targets[label]: (label, pin) for label, pin in reversed(list(wanted.items()))}
     missing: list[_Task] = []
-    shared = _Shared(mirrors, report)
+    shared = _Shared(mirrors, report, stop or threading.Event())
 
     def verify(item: tuple[Path, tuple[str, Pin]]) -> None:
         target, (label, pin) = item
@@ -103,10 +112,17 @@ def _in_threads(work: Callable[[_Item], None], items: Sequence[_Item], jobs: int
     for thread in threads:
         thread.start()
     try:
-        for _ in threads:
-            error = ends.get()
+        ended = 0
+        while ended < len(threads):
+            try:
+                error = ends.get(timeout=_STOP_CHECK)
+            except Empty:
+                if shared.stop.is_set():
+                    raise _Cancelled from None
+                continue
             if error is not None:
                 raise error
+            ended += 1
     except BaseException:
         shared.stop.set()
         deadline = time.monotonic() + _GRACE
@@ -194,7 +210,7 @@ class _Shared:
 
     mirrors: Mirrors
     sink: Sink
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event
     lock: threading.Lock = field(default_factory=threading.Lock)
     local: threading.local = field(default_factory=threading.local)
     #: Mirrors that could not be reached; asked last from then on.

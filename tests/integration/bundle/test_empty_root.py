@@ -175,7 +175,8 @@ def test_what_the_server_starts_sees_no_variable_of_ours(server: Server) -> None
     server.sql(
         "CREATE OR REPLACE FUNCTION py() RETURNS text LANGUAGE plpython3u AS $$\n"
         "import os, subprocess\n"
-        "def run(**more): return subprocess.run(['/bin/sh', '-c', 'env'], capture_output=True, text=True, **more).stdout\n"
+        "def run(**more):\n"
+        "    return subprocess.run(['/bin/sh', '-c', 'env'], capture_output=True, text=True, **more).stdout\n"
         "return run() + run(env=dict(os.environ)) + os.popen('env').read() $$",
         "CREATE OR REPLACE FUNCTION pl() RETURNS text LANGUAGE plperlu AS $$ return `env` . qx(/bin/sh -c env); $$",
     )
