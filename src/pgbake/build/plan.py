@@ -10,6 +10,20 @@ from pgbake.formats.storepath import StorePath
 from pgbake.recipes.lowering import Graph, Input
 from pgbake.store.local import LocalStore
 
+#: What a user calls the variables of a derivation.
+_WORDS = {
+    "buildRoot": "its build root",
+    "makeFlags": "its make flags",
+    "configureFlags": "its configure flags",
+    "program": "the merge itself",
+    "script": "its build script",
+    "spec": "what the bundle holds",
+    "src": "its source",
+}
+
+#: Variables that follow from others which are told.
+_FOLLOWS = {"builder", "postgresqlParts"}
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -29,11 +43,24 @@ class Plan:
         """Whether there is nothing to do."""
         return not self.builds
 
-    def why(self, derivation: Derivation) -> str:
-        """Say in a few words why a derivation is to be built."""
-        building = {other.path: other for other in self.builds}
-        changed = [building[path].name for path in sorted(derivation.input_drvs) if path in building]
-        return f"it needs {', '.join(changed)}" if changed else "it is not in the store"
+
+def why(derivation: Derivation, store: LocalStore) -> str:
+    """Say in a few words why a derivation is to be built: what differs from its last build here."""
+    last = store.database.latest(f"{derivation.name}.drv")
+    if last is None:
+        return "it was never built here"
+    if last == derivation.path:
+        return "its outputs are no longer in the store"
+    old = store.derivation(last)
+    changes = [
+        key
+        for key in sorted(old.env.keys() | derivation.env.keys())
+        if key not in derivation.outputs and old.env.get(key) != derivation.env.get(key)
+    ]
+    rebuilt = {path.name.removesuffix(".drv") for path in derivation.input_drvs.keys() - old.input_drvs.keys()}
+    inputs = {path.name for path in derivation.input_srcs - old.input_srcs if str(path) not in derivation.env.values()}
+    reasons = [*sorted(rebuilt | inputs), *(_WORDS.get(key, key) for key in changes if key not in _FOLLOWS)]
+    return f"changed: {', '.join(reasons)}" if reasons else "an input of its inputs has changed"
 
 
 def outputs_of(derivation: Derivation) -> list[StorePath]:

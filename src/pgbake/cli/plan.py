@@ -37,6 +37,8 @@ def command(app: App, names: tuple[str, ...], system: str | None, as_json: bool)
 
 def show_plan(app: App, plan: Plan, as_json: bool) -> None:
     """Print a plan."""
+    from pgbake.build.plan import why
+
     downloads = _downloads(plan)
     if as_json:
         app.say_json(
@@ -49,7 +51,7 @@ def show_plan(app: App, plan: Plan, as_json: bool) -> None:
                     for item in plan.inputs
                 ],
                 "build": [
-                    {"name": d.name, "derivation": str(d.path), "why": plan.why(d),
+                    {"name": d.name, "derivation": str(d.path), "why": why(d, app.store),
                      "outputs": {name: output.path for name, output in d.outputs.items()}}
                     for d in plan.builds
                 ],
@@ -74,7 +76,7 @@ def show_plan(app: App, plan: Plan, as_json: bool) -> None:
     app.say(f"To build: {len(plan.builds)}")
     width = max(len(derivation.name) for derivation in plan.builds)
     for derivation in plan.builds:
-        app.say(f"  {derivation.name:{width}}  {plan.why(derivation)}")
+        app.say(f"  {derivation.name:{width}}  {why(derivation, app.store)}")
     if plan.reused:
         app.say(f"Reused: {len(plan.reused)}: {', '.join(derivation.name for derivation in plan.reused)}")
 

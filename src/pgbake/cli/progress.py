@@ -34,6 +34,14 @@ _VERBS = {
 }
 
 
+#: Unpacking many small packages is told as a whole by what waits for it; a line each would be noise.
+_WORTH_A_LINE = 1.0  # seconds
+
+
+def _is_noise(task: Started, seconds: float) -> bool:
+    return task.kind == "fetch" or (task.kind == "unpack" and task.total is None and seconds < _WORTH_A_LINE)
+
+
 @contextmanager
 def display(progress: str, verbose: bool) -> Iterator[Sink]:
     """Give a sink that draws events on standard error while the ``with`` block runs.
@@ -114,7 +122,6 @@ class _Plain:
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
         self._tasks = _Tasks()
-        self._fetched = 0
 
     def handle(self, event: Event) -> None:
         task = self._tasks.handle(event)
@@ -122,7 +129,7 @@ class _Plain:
             click.echo(f"{'warning: ' if event.level == 'warning' else ''}{event.text}", err=True)
         elif isinstance(event, Planned) and event.kind == "fetch" and event.total > 1:
             click.echo(f"fetching {event.total} files", err=True)
-        elif task is None or task.kind == "fetch":
+        elif task is None or _is_noise(task, event.seconds if isinstance(event, Finished) else 0):
             return
         elif isinstance(event, Started):
             click.echo(f"{_VERBS[task.kind][0]} {task.title}", err=True)
@@ -184,7 +191,7 @@ def _live() -> Iterator[Sink]:
                 return
             elif isinstance(event, LogLine):
                 lines[event.id] = event.line.strip()
-            elif isinstance(event, Finished) and event.outcome == "done" and task.kind != "fetch":
+            elif isinstance(event, Finished) and event.outcome == "done" and not _is_noise(task, event.seconds):
                 mark = Text("✓ ", style="green")
                 mark.append(f"{_VERBS[task.kind][1]} {task.title}", style="default")
                 mark.append(f"  {event.seconds:.1f} s", style="dim")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgbake.errors import StoreError
-from pgbake.formats.storepath import StorePath
+from pgbake.formats.storepath import DIGEST_LENGTH, STORE_DIR, StorePath
 
 SCHEMA_VERSION = "10"
 
@@ -170,6 +170,14 @@ class Database:
             str(path),
         )
         return frozenset(StorePath.parse(str(row[0])) for row in rows)
+
+    def latest(self, name: str) -> StorePath | None:
+        """Return the path of that name which was registered last, or None where there is none."""
+        rows = self._select(
+            "select path from ValidPaths where path like ? escape '!' order by registrationTime desc, id desc limit 1",
+            f"{STORE_DIR}/{'_' * DIGEST_LENGTH}-" + name.replace("!", "!!").replace("_", "!_").replace("%", "!%"),
+        )
+        return StorePath.parse(str(rows[0][0])) if rows else None
 
     def register(
         self, infos: Iterable[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]] | None = None
