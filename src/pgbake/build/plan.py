@@ -50,7 +50,7 @@ def why(derivation: Derivation, store: LocalStore) -> str:
     if last is None:
         return "it was never built here"
     if last == derivation.path:
-        return "its outputs are no longer in the store"
+        return "its last build did not finish, or was removed"
     old = store.derivation(last)
     changes = [
         key

@@ -159,9 +159,9 @@ def _live() -> Iterator[Sink]:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def draw() -> Group:
-        table = Table.grid(padding=(0, 1))
-        table.add_column(width=9, style="cyan")
-        table.add_column(no_wrap=True, min_width=24, overflow="ellipsis")
+        table = Table.grid(padding=(0, 1), expand=True)
+        table.add_column(width=7, style="cyan")
+        table.add_column(no_wrap=True, width=34, overflow="ellipsis")
         table.add_column(width=11, style="dim")
         table.add_column(justify="right", width=6)
         table.add_column(no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
@@ -190,7 +190,8 @@ def _live() -> Iterator[Sink]:
             elif task is None:
                 return
             elif isinstance(event, LogLine):
-                lines[event.id] = event.line.strip()
+                if not event.line.startswith("--- "):
+                    lines[event.id] = event.line.strip()
             elif isinstance(event, Finished) and event.outcome == "done" and not _is_noise(task, event.seconds):
                 mark = Text("✓ ", style="green")
                 mark.append(f"{_VERBS[task.kind][1]} {task.title}", style="default")
