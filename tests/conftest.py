@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.oracle import Oracle, OracleUnavailable, unpacked_nix
+
+_left_out: list[str] = []
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Remember what a tier leaves out."""
+    _left_out.extend(item.nodeid for item in items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was left out, so that nobody takes a tier for all."""
+    if _left_out:
+        terminalreporter.section(f"left out of this run: {len(_left_out)} tests; `make test-full` runs all")
+        for nodeid in _left_out:
+            terminalreporter.write_line(nodeid)
 
 
 @pytest.fixture(scope="session")

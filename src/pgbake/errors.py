@@ -65,8 +65,6 @@ class HostError(PgbakeError):
 class CommandError(PgbakeError):
     """A program that pgbake ran has failed; see :func:`pgbake.run.run`."""
 
-    def __init__(
-        self, message: str, *, status: int, hint: str | None = None, detail: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int, hint: str | None = None, detail: str | None = None) -> None:
         super().__init__(message, hint=hint, detail=detail)
         self.status = status

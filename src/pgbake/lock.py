@@ -115,11 +115,11 @@ def load_lock(file: Path) -> Lock:
         if version != LOCK_VERSION:
             raise LockError(
                 f"{file} has version {version}; this pgbake writes version {LOCK_VERSION}",
-                hint="make it anew with `pgbake lock`, or use the pgbake that made it",
+                hint="use the pgbake that made it, or delete it and run `pgbake lock`",
             ) from None
         raise LockError(
             f"{file} is damaged: {error}",
-            hint="take it from version control, or make it anew with `pgbake lock`",
+            hint="take it from version control, or delete it and run `pgbake lock`",
         ) from None
 
 

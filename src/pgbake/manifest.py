@@ -73,18 +73,14 @@ def load_manifest(file: Path) -> Manifest:
             raise wrong_value(file, key, f'"{value}" is not known', f"known: {', '.join(known)}")
 
     if not _BUNDLE_NAME.fullmatch(manifest.name):
-        raise wrong_value(
-            file, "name", f'"{manifest.name}" is no bundle name', "use lower-case letters, digits and -"
-        )
+        raise wrong_value(file, "name", f'"{manifest.name}" is no bundle name', "use lower-case letters, digits and -")
     for language in manifest.languages:
         check("languages", language, LANGUAGES)
     for system in manifest.platform.systems:
         check("systems", system, SYSTEMS)
     for locale in manifest.locales:
         if not _LOCALE.fullmatch(locale):
-            raise wrong_value(
-                file, "locales", f'"{locale}" is no locale name', 'write it as in "en_US.UTF-8"'
-            )
+            raise wrong_value(file, "locales", f'"{locale}" is no locale name', 'write it as in "en_US.UTF-8"')
     for key in ("extensions", "languages", "locales"):
         values = getattr(manifest, key)
         for value in values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,10 +33,21 @@ def data_dir() -> Path:
 
 
 def store_root(option: Path | None) -> Path:
-    """Return the root of the store to use: as named, else ``/`` for root and the data directory for others."""
+    """Return the root of the store to use: as named, else ``/`` for root and one of their own for others.
+
+    Where a real Nix owns ``/nix``, root has a store of its own as well: nothing of Nix's is written.
+    """
     if option is not None:
         return option.absolute()
-    return Path("/") if os.geteuid() == 0 else data_dir() / "store"
+    if os.geteuid() == 0 and not nix_owns_the_store():
+        return Path("/")
+    return data_dir() / "store"
+
+
+def nix_owns_the_store() -> bool:
+    """Whether a real Nix is installed on this machine: its daemon listens, or its programs are there."""
+    signs = ("/nix/var/nix/daemon-socket/socket", "/nix/var/nix/profiles/default/bin/nix-store")
+    return shutil.which("nix-store") is not None or any(os.path.lexists(sign) for sign in signs)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Each command is a module of this package, imported when it is called: `pgbake --
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -99,6 +100,8 @@ def pgbake(ctx: click.Context, directory: Path, store: Path | None, progress: st
 
 def main() -> None:
     """Run the command line; errors become ``error:`` and ``hint:`` lines and an exit status."""
+    # Stores are read by the users that builds and servers run as, whatever the caller's umask.
+    os.umask(0o022)
     try:
         status = pgbake.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -148,9 +148,7 @@ class Database:
         if not rows:
             return None
         number, digest, deriver, size, ultimate, signatures, ca = rows[0]
-        references = self._select(
-            "select path from Refs join ValidPaths on reference = id where referrer = ?", number
-        )
+        references = self._select("select path from Refs join ValidPaths on reference = id where referrer = ?", number)
         return PathInfo(
             path=path,
             nar_sha256=bytes.fromhex(str(digest).removeprefix("sha256:")),
@@ -211,16 +209,12 @@ class Database:
                 ).fetchone()
                 numbers[info.path] = row[0]
                 for name, path in (outputs or {}).get(info.path, {}).items():
-                    db.execute(
-                        "insert or replace into DerivationOutputs values (?, ?, ?)", (row[0], name, str(path))
-                    )
+                    db.execute("insert or replace into DerivationOutputs values (?, ?, ?)", (row[0], name, str(path)))
             for info in infos:
                 for reference in info.references:
                     number = numbers.get(reference)
                     if number is None:
-                        row = db.execute(
-                            "select id from ValidPaths where path = ?", (str(reference),)
-                        ).fetchone()
+                        row = db.execute("select id from ValidPaths where path = ?", (str(reference),)).fetchone()
                         if row is None:
                             raise StoreError(f"{info.path} refers to {reference}, which is not in the store")
                         number = row[0]

@@ -221,6 +221,7 @@ class LocalStore:
 
     def register(self, infos: Iterable[PathInfo]) -> None:
         """Register placed paths as valid, their contents being on disk first."""
+        infos = list(infos)  # placing may happen only now, while they are made
         self._flush()
         self.database.register(infos)
 

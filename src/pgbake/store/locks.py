@@ -19,9 +19,7 @@ from pgbake.errors import StoreError
 
 def _denied(file: Path, error: OSError) -> StoreError:
     if error.errno == errno.ENOSPC:
-        return StoreError(
-            f"no space left for {file}", hint="free disk space, then run the same command again"
-        )
+        return StoreError(f"no space left for {file}", hint="free disk space, then run the same command again")
     return StoreError(
         f"cannot lock {file}: {error.strerror}",
         hint="run as the store's owner, or name a store of your own with --store DIR",
