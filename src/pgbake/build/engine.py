@@ -112,7 +112,7 @@ class LocalEngine:
         if status != 0:
             raise BuildError(
                 f"{derivation.name} failed to build in phase {log.phase}: the build {describe_status(status)}",
-                hint=f"the whole log: pgbake log {derivation.env.get('pname', derivation.name)}",
+                hint=self._where_the_log_is(derivation),
                 detail="\n".join(log.last),
             )
 
@@ -145,6 +145,10 @@ class LocalEngine:
                 _kill(process)
                 process.wait()
 
+    def _where_the_log_is(self, derivation: Derivation) -> str:
+        name = derivation.env.get("pname", derivation.name)
+        return f"the whole log: pgbake log {name} (kept in {self.store.log_file(derivation.path)})"
+
     def _visible(self, derivation: Derivation) -> list[StorePath]:
         """Return what the build sees of the store: its inputs and all that they refer to, as in Nix."""
         paths = set(derivation.input_srcs)
@@ -158,7 +162,7 @@ class LocalEngine:
             if not os.path.lexists(made / path.basename):
                 raise BuildError(
                     f"{derivation.name} did not make its output {name}",
-                    hint=f"the whole log: pgbake log {derivation.env.get('pname', derivation.name)}",
+                    hint=self._where_the_log_is(derivation),
                 )
         candidates = {*self._visible(derivation), *outputs.values()}
         for path in outputs.values():
