@@ -27,7 +27,7 @@ class EmptyRoot:
         """Return the command that runs a program in the root."""
         busybox = shutil.which("busybox")
         assert busybox, "busybox-static is not installed"
-        passwd = self.tmp.with_name(f"{self.tmp.name}.passwd")
+        passwd = self.tmp / "passwd"
         passwd.write_text(f"dba:x:{UID}:{UID}::/tmp:/bin/sh\n")
         run = self.tmp / "run-postgresql"
         run.mkdir(exist_ok=True)

@@ -106,21 +106,20 @@ def load_lock(file: Path) -> Lock:
     except OSError as error:
         raise LockError(f"cannot read {file}: {error.strerror}") from error
     try:
-        return _DECODER.decode(raw)
+        lock = _DECODER.decode(raw)
+        version = lock.version
     except msgspec.MsgspecError as error:
-        try:
-            version = msgspec.json.decode(raw, type=_Version).version
-        except msgspec.MsgspecError:
-            version = LOCK_VERSION
-        if version != LOCK_VERSION:
+        version = _version(raw)
+        if version == LOCK_VERSION:
             raise LockError(
-                f"{file} has version {version}; this pgbake writes version {LOCK_VERSION}",
-                hint="use the pgbake that made it, or delete it and run `pgbake lock`",
+                f"{file} is damaged: {error}", hint="take it from version control, or delete it and run `pgbake lock`"
             ) from None
+    if version != LOCK_VERSION:
         raise LockError(
-            f"{file} is damaged: {error}",
-            hint="take it from version control, or delete it and run `pgbake lock`",
-        ) from None
+            f"{file} has version {version}; this pgbake writes version {LOCK_VERSION}",
+            hint="use the pgbake that made it, or delete it and run `pgbake lock`",
+        )
+    return lock
 
 
 def save_lock(lock: Lock, file: Path) -> None:
@@ -144,6 +143,14 @@ def render_lock(lock: Lock) -> str:
 
 class _Version(msgspec.Struct):
     version: int
+
+
+def _version(raw: bytes) -> int:
+    """Return the version that a lock of any form names; this one's where it names none."""
+    try:
+        return msgspec.json.decode(raw, type=_Version).version
+    except msgspec.MsgspecError:
+        return LOCK_VERSION
 
 
 _DECODER = msgspec.json.Decoder(Lock)

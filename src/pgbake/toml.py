@@ -16,6 +16,15 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.?(.*)`)?")
 _MISSING = re.compile(r"Object missing required field `([^`]*)`(?: - at `\$\.?(.*)`)?")
+
+#: How a value of each type is written.
+_FORMS = {
+    "array": 'write a list: ["one", "two"]',
+    "bool": "write true or false, without quotes",
+    "int": "write a number, without quotes",
+    "object": "write a table: { key = value }",
+    "str": 'write it in quotes: "value"',
+}
 _WRONG = re.compile(r"(.*) - at `(key in )?\$\.?(.*)`")
 
 
@@ -35,7 +44,10 @@ def load_toml(file: Path, kind: type[T]) -> T:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"\(at line (\d+), column \d+\)", str(error))
         where = f"{file}:{line[1]}" if line else str(file)
-        raise ManifestError(f"{where}: {str(error).partition(' (at')[0]}") from None
+        raise ManifestError(
+            f"{where}: {str(error).partition(' (at')[0]}",
+            hint="this is not TOML: strings stand in quotes, lists in brackets, true and false in small letters",
+        ) from None
     except msgspec.ValidationError as error:
         raise _explain(file, text, str(error), kind) from None
 
@@ -59,11 +71,15 @@ def _explain(file: Path, text: str, problem: str, kind: type[msgspec.Struct]) ->
         return ManifestError(f'{_at(file, _line_of(text, key))}: unknown key "{key}"{table}', hint=hint)
     if missing := _MISSING.fullmatch(problem):
         table = f" in [{missing[2]}]" if missing[2] else ""
-        return ManifestError(f'{file}: the key "{missing[1]}" is missing{table}')
+        return ManifestError(f'{file}: the key "{missing[1]}" is missing{table}', hint=f"add {missing[1]} = ...")
     if wrong := _WRONG.fullmatch(problem):
         key = re.sub(r"\[.*?\]", "", wrong[3]).rpartition(".")[2]
         words = wrong[1].replace("`", "")
-        return ManifestError(f"{_at(file, _line_of(text, key))}: {wrong[3]}: {words[0].lower()}{words[1:]}")
+        expected = re.match(r"Expected (\w+)", words)
+        return ManifestError(
+            f"{_at(file, _line_of(text, key))}: {wrong[3]}: {words[0].lower()}{words[1:]}",
+            hint=_FORMS.get(expected[1] if expected else "", "`pgbake init --dry-run` shows a manifest that is right"),
+        )
     return ManifestError(f"{file}: {problem}")
 
 

@@ -32,6 +32,8 @@ from pgbake.users import closed_directory, identity
 #: First uid, and their distance, of the ranges that Nix's auto-allocate-uids hands to builds.
 _FIRST_UID = 872415232
 _UID_STEP = 65536
+_CLASSICAL_UID = 30001
+_MOST_BUILDS = 1024
 
 
 class LocalEngine:
@@ -171,22 +173,35 @@ class LocalEngine:
     @contextmanager
     def _build_uid(self) -> Iterator[int | None]:
         """Hold a uid that no other build on this machine has, when root; else builds run as the user."""
-        if os.geteuid() != 0:
-            yield None
-            return
+        uids = _build_uids() if os.geteuid() == 0 else iter(())
         pool = self.store.state_dir / "userpool2"
         pool.mkdir(exist_ok=True)
-        slot = 0
-        while True:
+        for slot, uid in enumerate(uids):
             descriptor = open_lock(pool / f"slot-{slot}")
             try:
                 if acquire(descriptor, wait=False):
-                    # The lock's file belongs to whoever has the descriptor: closing it frees the uid.
-                    yield _FIRST_UID + slot * _UID_STEP
+                    # The lock belongs to whoever has the descriptor: closing it frees the uid.
+                    yield uid
                     return
             finally:
                 os.close(descriptor)
-            slot += 1
+        yield None
+
+
+def _build_uids() -> Iterator[int]:
+    """Return the uids for builds that this user namespace has; none where root is its only user.
+
+    The machine's own has all. That of a rootless container usually has 65,536, among which are those of
+    Nix's classical build users, from 30001 on.
+    """
+    ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
+
+    def has(uid: int) -> bool:
+        return any(first <= uid < first + count for first, _, count in ranges)
+
+    many = (_FIRST_UID + slot * _UID_STEP for slot in range(_MOST_BUILDS))
+    few = (_CLASSICAL_UID + slot for slot in range(_MOST_BUILDS))
+    return filter(has, many if has(_FIRST_UID) else few)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,10 +46,9 @@ def require_sandbox(uid: int | None) -> None:
     """
     command = ["bwrap", "--unshare-user", "--uid", "1000", "--unshare-pid", "--unshare-net"]
     command += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
-    try:
-        probe = subprocess.run(command, capture_output=True, text=True, check=False, **identity(uid))
-    except FileNotFoundError:
-        raise missing_program("bwrap") from None
+    if shutil.which("bwrap") is None:
+        raise missing_program("bwrap")
+    probe = subprocess.run(command, capture_output=True, text=True, check=False, **identity(uid))
     if probe.returncode == 0:
         return
     for name, value in _FORBIDDING.items():

@@ -1,0 +1,273 @@
+"""A user's mistakes and a machine's faults: one clear error each, with a hint, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from pgbake.cli.main import COMMANDS
+from tests.projects import EXAMPLE
+
+ALL = [name for group in COMMANDS.values() for name in group]
+
+
+class Project:
+    """A copy of the example in a directory of its own, with an empty store."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "project"
+        self.directory.mkdir()
+        for name in ("pgbake.toml", "pgbake.lock"):
+            shutil.copy(EXAMPLE / name, self.directory)
+        self.store = directory / "store"
+        self.cache = directory / "cache"
+
+    def edit(self, old: str, new: str, file: str = "pgbake.toml") -> None:
+        text = (self.directory / file).read_text()
+        assert old in text
+        (self.directory / file).write_text(text.replace(old, new, 1))
+
+    def line(self, part: str) -> int:
+        lines = (self.directory / "pgbake.toml").read_text().splitlines()
+        return next(number for number, line in enumerate(lines, 1) if part in line)
+
+    def run(
+        self, *args: str, environment: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        variables = {"PGBAKE_STORE": str(self.store), "XDG_CACHE_HOME": str(self.cache)}
+        return subprocess.run(
+            [*prefix, sys.executable, "-m", "pgbake", "-C", str(self.directory), *args],
+            env={**os.environ, **variables, **(environment or {})},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def fails(
+        self, *args: str, status: int = 1, environment: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()
+    ) -> tuple[str, str]:
+        """Run a command that must fail; return its one error and its one hint."""
+        done = self.run(*args, environment=environment, prefix=prefix)
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        hints = [line for line in done.stderr.splitlines() if line.startswith("hint: ")]
+        assert len(errors) == 1 and len(hints) == 1, done.stderr
+        return errors[0].removeprefix("error: "), hints[0].removeprefix("hint: ")
+
+
+@pytest.fixture
+def project() -> Iterator[Project]:
+    # Not below pytest's own directory, which is closed to the user that root's builds run as.
+    with tempfile.TemporaryDirectory(prefix="pgbake-project-") as directory:
+        Path(directory).chmod(0o755)
+        yield Project(Path(directory))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "pgbake", name, "--help"], capture_output=True, text=True, check=True)
+    assert "Example" in done.stdout and f"pgbake {name}" in done.stdout
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(project: Project) -> None:
+    done = project.run("biuld")
+    assert done.returncode == 2
+    assert "No such command 'biuld'" in done.stderr and "Did you mean build?" in done.stderr
+
+
+def test_an_unknown_extension_names_its_line_and_near_names(project: Project) -> None:
+    project.edit('"pgvector"', '"pgvectr"')
+    error, hint = project.fails("plan", status=2)
+    assert error.endswith(': extensions: there is no extension "pgvectr"')
+    assert f"pgbake.toml:{project.line('extensions = [')}:" in error
+    assert "did you mean pgvector" in hint
+
+
+def test_a_wrong_type_names_its_line(project: Project) -> None:
+    project.edit("postgresql = 15", 'postgresql = "fifteen"')
+    error, hint = project.fails("plan", status=2)
+    assert error.endswith(f"pgbake.toml:{project.line('postgresql =')}: postgresql: expected int, got str")
+    assert hint == "write a number, without quotes"
+
+
+def test_a_wrong_key_names_its_line_and_the_nearest(project: Project) -> None:
+    project.edit("security = false", "securty = false")
+    error, hint = project.fails("plan", status=2)
+    assert error.endswith(f'pgbake.toml:{project.line("securty")}: unknown key "securty" in [platform]')
+    assert hint == "did you mean security?"
+
+
+def test_a_missing_key_is_named(project: Project) -> None:
+    project.edit('name = "example"', "")
+    error, hint = project.fails("plan", status=2)
+    assert 'the key "name" is missing' in error and hint == "add name = ..."
+
+
+def test_broken_toml_names_its_line(project: Project) -> None:
+    project.edit("postgresql = 15", "postgresql = = 15")
+    error, hint = project.fails("plan", status=2)
+    assert f"pgbake.toml:{project.line('= =')}: " in error and "this is not TOML" in hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ('"x86_64-linux"', '"vax-linux"', '"vax-linux" is not known'),
+        ('"en_US.UTF-8"', '"english"', '"english" is no locale name'),
+        ('"plsh",', '"plsh", "plsh",', '"plsh" is listed twice'),
+        ('name = "example"', 'name = "An Example"', '"An Example" is no bundle name'),
+    ],
+)
+def test_a_meaningless_value_is_named(project: Project, old: str, new: str, part: str) -> None:
+    project.edit(old, new)
+    error, _ = project.fails("plan", status=2)
+    assert part in error and "pgbake.toml:" in error
+
+
+def test_without_a_manifest(tmp_path: Path) -> None:
+    empty = Project(tmp_path)
+    (empty.directory / "pgbake.toml").unlink()
+    error, hint = empty.fails("plan", status=2)
+    assert error.startswith("there is no pgbake.toml in") and "pgbake init" in hint
+
+
+def test_without_a_lock(project: Project) -> None:
+    (project.directory / "pgbake.lock").unlink()
+    error, hint = project.fails("build")
+    assert error.endswith("pgbake.lock") and error.startswith("there is no") and "pgbake lock" in hint
+
+
+def test_a_damaged_lock(project: Project) -> None:
+    project.edit('"sources"', '"sauces"', "pgbake.lock")
+    error, hint = project.fails("plan")
+    assert "is damaged" in error and "pgbake lock" in hint
+
+
+def test_a_lock_of_another_version(project: Project) -> None:
+    project.edit('"version": 1', '"version": 99', "pgbake.lock")
+    error, _ = project.fails("plan")
+    assert "has version 99; this pgbake writes version 1" in error
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (('"plsh",', '"plsh", "unmade",'), "it does not pin unmade"),
+        (('suite = "bookworm"', 'suite = "trixie"'), "it was made for another suite"),
+        (("security = false", "security = true"), "it was made for another suite, or other pockets"),
+    ],
+)
+def test_a_lock_out_of_date_says_what_differs(project: Project, change: tuple[str, str], why: str) -> None:
+    recipes = project.directory / "recipes"
+    recipes.mkdir()
+    (recipes / "unmade.toml").write_text(
+        'name = "unmade"\nsummary = "s"\nlicence = "MIT"\nbuilder = "pgxs"\nsource = { debian = "unmade" }\n'
+    )
+    project.edit(*change)
+    for command in (["plan"], ["build"], ["lock", "--check"]):
+        error, hint = project.fails(*command)
+        assert error.startswith("the lock is out of date: ") and why in error and hint == "run `pgbake lock`"
+
+
+def test_a_recipe_that_is_wrong_names_its_file_and_line(project: Project) -> None:
+    recipes = project.directory / "recipes"
+    recipes.mkdir()
+    (recipes / "mine.toml").write_text(
+        'name = "mine"\nsummary = "s"\nlicence = "MIT"\nbuilder = "cmaek"\nsource = { debian = "x" }\n'
+    )
+    error, _ = project.fails("plan", status=2)
+    assert "recipes/mine.toml:4: builder: invalid enum value" in error
+
+
+def test_an_unknown_package_is_answered_with_the_nearest(project: Project) -> None:
+    error, hint = project.fails("build", "pgvecto", status=2)
+    assert error == 'the bundle has no package "pgvecto"' and "pgvector" in hint
+
+
+def test_a_log_that_is_not_there(project: Project) -> None:
+    error, hint = project.fails("log", "pgvector", status=2)
+    assert "was not built on this machine" in error and "pgbake build" in hint
+
+
+def test_a_pin_that_does_not_move_by_itself(project: Project) -> None:
+    error, hint = project.fails("lock", "--update", "libssl4", status=2)
+    assert '"libssl4"' in error and "libssl3" in hint
+
+
+def test_another_systems_bundle_is_planned_but_not_built(project: Project) -> None:
+    plan = json.loads(project.run("plan", "--system", "aarch64-linux", "--json").stdout)
+    assert plan["build"] and plan["fetch"]
+    error, hint = project.fails("build", "--system", "aarch64-linux")
+    assert error == "this machine cannot build for aarch64-linux" and "pgbake plan" in hint
+
+
+def test_plan_and_dry_run_change_nothing_and_ask_nobody(project: Project) -> None:
+    project.edit("[platform]", '[platform]\nmirrors = ["http://127.0.0.1:9"]')
+    for command in (["plan"], ["build", "--dry-run"]):
+        done = project.run(*command)
+        assert done.returncode == 0 and "To fetch:" in done.stdout and "postgresql-15.18" in done.stdout
+    assert not list((project.store / "nix/store").glob("*-*"))
+
+
+def test_a_mirror_that_is_down_is_named(project: Project) -> None:
+    project.edit("[platform]", '[platform]\nmirrors = ["http://127.0.0.1:9", "file:///nowhere"]')
+    error, hint = project.fails("build", "locales")
+    done = project.run("build", "locales")
+    assert "no mirror" in error and "http://127.0.0.1:9" in done.stderr and "file:///nowhere" in done.stderr
+    assert hint
+
+
+@pytest.fixture
+def bare_path(tmp_path: Path) -> str:
+    """A PATH with nothing in it."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    return str(directory)
+
+
+def test_without_bubblewrap(project: Project, bare_path: str) -> None:
+    error, hint = project.fails("build", environment={"PATH": bare_path})
+    assert error == "the program bwrap is not installed" and hint == "install it: apt-get install bubblewrap"
+
+
+def test_where_namespaces_are_forbidden(project: Project) -> None:
+    # In a user namespace of our own, forbid making further ones.
+    forbid = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    prefix = ("unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh")
+    probe = subprocess.run([*prefix, "true"], capture_output=True, check=False)
+    if probe.returncode != 0:
+        pytest.skip("this machine lets no user namespace be made at all")
+    error, hint = project.fails("build", prefix=prefix)
+    assert "forbids user namespaces" in error and "user.max_user_namespaces = 0" in error
+    assert hint == "as root: sysctl -w user.max_user_namespaces=65536"
+
+
+def test_init_does_not_overwrite(project: Project) -> None:
+    before = (project.directory / "pgbake.toml").read_text()
+    error, _ = project.fails("init", status=2)
+    assert "there is a" in error
+    assert (project.directory / "pgbake.toml").read_text() == before
+
+
+def test_init_writes_a_manifest_that_is_read(tmp_path: Path) -> None:
+    fresh = Project(tmp_path)
+    for file in fresh.directory.iterdir():
+        file.unlink()
+    assert fresh.run("init", "--name", "shop", "pgvector").returncode == 0
+    text = (fresh.directory / "pgbake.toml").read_text()
+    assert "security = true" in text and "updates = true" in text
+    error, hint = fresh.fails("plan")
+    assert error.startswith("there is no") and error.endswith("pgbake.lock") and "pgbake lock" in hint
+
+
+def test_size_and_why_before_a_build(project: Project) -> None:
+    for command in (["size"], ["why", "libicu"]):
+        error, hint = project.fails(*command, status=2)
+        assert error == "the bundle is not built yet" and hint == "run `pgbake build`"
