@@ -159,7 +159,7 @@ _DECODER = msgspec.json.Decoder(Lock)
 def _render(value: object, depth: int) -> str:
     inner, outer = "  " * (depth + 1), "  " * depth
     if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
-        order = value if depth in (0, 3) else sorted(value)  # structs keep their fields' order
+        order = value if depth in (0, 2, 4) else sorted(value)  # structs keep their fields' order
         items = [f"{inner}{_line(key)}: {_render(value[key], depth + 1)}" for key in order]
         return "{\n" + ",\n".join(items) + f"\n{outer}}}"
     if isinstance(value, list) and value:

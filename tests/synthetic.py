@@ -1,0 +1,73 @@
+"""A lock that no mirror ever saw: every pin follows from its name. For tests of what is derived from a lock."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pgbake.formats.system import SYSTEMS
+from pgbake.inputs.pins import Pin
+from pgbake.lock import LOCK_VERSION, Lock, Root, RuntimePin, SourcePin, SystemLock
+from pgbake.manifest import Manifest
+from pgbake.recipes.recipe import Catalogue
+from pgbake.requirements import requirements
+
+#: Runtime packages of the lock; those that the support package looks at are among them.
+RUNTIME = ("ca-certificates", "libc6", "libperl5.36", "libpython3.11", "libssl3", "libtcl8.6", "tzdata")
+
+
+def digest(*words: str) -> str:
+    """Return a made-up sha256 in hexadecimal."""
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def synthetic_lock(manifest: Manifest, catalogue: Catalogue) -> Lock:
+    """Return a lock that fits a manifest."""
+    required = requirements(manifest, catalogue)
+
+    def system(name: str) -> SystemLock:
+        architecture = SYSTEMS[name].debian
+        packages = sorted({package for wants in required.roots.values() for package in wants})
+        return SystemLock(
+            build={
+                package: Pin(
+                    version="1.0-1",
+                    path=f"pool/main/{package}_1.0-1_{architecture}.deb",
+                    size=1000,
+                    sha256=digest(package, architecture),
+                )
+                for package in packages
+            },
+            roots={
+                root: Root(tree=digest("root", root, architecture), wants=wants, packages=wants)
+                for root, wants in required.roots.items()
+            },
+            runtime={
+                package: RuntimePin(
+                    version="1.0-1",
+                    path=f"pool/main/{package}_1.0-1_{architecture}.deb",
+                    size=1000,
+                    sha256=digest(package, architecture),
+                    tree=digest("tree", package, architecture),
+                )
+                for package in RUNTIME
+            },
+            runtime_wants=required.runtime,
+        )
+
+    return Lock(
+        version=LOCK_VERSION,
+        platform=required.platform,
+        unpacking=required.unpacking,
+        sources={
+            recipe: SourcePin(
+                version="1.0",
+                path=f"pool/main/{debian}_1.0.orig.tar.gz",
+                size=1000,
+                sha256=digest("source", recipe),
+                debian=debian,
+                suite=suite,
+            )
+            for recipe, (debian, suite) in required.sources.items()
+        },
+        systems={name: system(name) for name in required.systems},
+    )
