@@ -158,11 +158,11 @@ _DECODER = msgspec.json.Decoder(Lock)
 
 def _render(value: object, depth: int) -> str:
     inner, outer = "  " * (depth + 1), "  " * depth
-    if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
+    if isinstance(value, dict) and any(isinstance(item, dict | list | tuple) for item in value.values()):
         order = value if depth in (0, 2, 4) else sorted(value)  # structs keep their fields' order
         items = [f"{inner}{_line(key)}: {_render(value[key], depth + 1)}" for key in order]
         return "{\n" + ",\n".join(items) + f"\n{outer}}}"
-    if isinstance(value, list) and value:
+    if isinstance(value, list | tuple) and value:
         return "[\n" + ",\n".join(f"{inner}{_line(item)}" for item in value) + f"\n{outer}]"
     return _line(value)
 
