@@ -12,6 +12,7 @@ import pytest
 from pgbake.bundle.merge import Bundle
 from pgbake.formats.system import host_system
 from pgbake.store.local import LocalStore
+from tests.oracle import Oracle
 from tests.projects import TestProject, copy_store
 
 
@@ -37,6 +38,17 @@ def store(example: TestProject) -> Iterator[LocalStore]:
     """The shared store, open."""
     with LocalStore(example.store) as store:
         yield store
+
+
+@pytest.fixture
+def nix(example: TestProject, nix_tree: Path) -> Iterator[Oracle]:
+    """Real Nix, dropped onto a copy of the store in which the example was built."""
+    with tempfile.TemporaryDirectory(dir=example.store.parent, prefix="nix-on-store-") as directory:
+        oracle = Oracle(Path(directory), nix_tree)
+        (oracle.root / "nix").rmdir()
+        copy_store(example.store, oracle.root)
+        yield oracle
+        oracle.remove()
 
 
 @pytest.fixture

@@ -10,27 +10,12 @@ import pytest
 from pgbake.errors import LockError
 from pgbake.formats.system import SYSTEMS
 from pgbake.lock import Lock, load_lock, render_lock, save_lock
-from pgbake.manifest import Manifest, load_manifest
-from pgbake.recipes.recipe import Catalogue, load_catalogue
+from pgbake.manifest import Manifest
+from pgbake.recipes.recipe import Catalogue
 from pgbake.requirements import requirements
 from pgbake.resolve import Move, moves
 from tests.projects import EXAMPLE
-from tests.synthetic import digest, synthetic_lock
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return load_manifest(EXAMPLE / "pgbake.toml")
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue()
-
-
-@pytest.fixture(scope="module")
-def lock(manifest: Manifest, catalogue: Catalogue) -> Lock:
-    return synthetic_lock(manifest, catalogue)
+from tests.synthetic import digest
 
 
 def test_it_survives_being_written_and_read(lock: Lock, tmp_path: Path) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from pgbake.bundle.merge import Bundle
@@ -13,24 +9,8 @@ from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
 from tests.oracle import Oracle
-from tests.projects import TestProject, copy_store
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def nix(example: TestProject, nix_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
-    """Real Nix, dropped onto a copy of the shared store: its files by hard links, its database copied."""
-    # Beside the store, since hard links cannot leave its file system.
-    root = example.store.with_name("nix-oracle")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    oracle = Oracle(root, nix_tree)
-    (root / "nix").rmdir()
-    copy_store(example.store, root)
-    yield oracle
-    oracle.remove()
-    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.mark.parametrize("sandbox", ["true", "false"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,8 @@ from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
 from tests.oracle import Oracle
-from tests.projects import TestProject, copy_store
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def nix(example: TestProject, nix_tree: Path) -> Iterator[Oracle]:
-    """Real Nix on a copy of the store in which the example was built."""
-    root = example.store.with_name("nix-on-store")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
-    oracle = Oracle(root, nix_tree)
-    (root / "nix").rmdir()
-    copy_store(example.store, root)
-    yield oracle
-    oracle.remove()
-    shutil.rmtree(root, ignore_errors=True)
 
 
 def ask(nix: Oracle, *args: str) -> list[str]:

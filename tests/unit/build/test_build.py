@@ -21,18 +21,16 @@ from pgbake.errors import BuildError, ManifestError
 from pgbake.events import Event, LogLine, PhaseChanged
 from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import SYSTEMS
-from pgbake.manifest import load_manifest
-from pgbake.recipes.recipe import load_catalogue
+from pgbake.lock import Lock
+from pgbake.manifest import Manifest
+from pgbake.recipes.recipe import Catalogue
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore
-from tests.projects import EXAMPLE
-from tests.synthetic import synthetic_lock
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    manifest, catalogue = load_manifest(EXAMPLE / "pgbake.toml"), load_catalogue()
-    return lower_bundle(manifest, catalogue, synthetic_lock(manifest, catalogue), SYSTEMS["x86_64-linux"])
+def bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock) -> Bundle:
+    return lower_bundle(manifest, catalogue, lock, SYSTEMS["x86_64-linux"])
 
 
 @pytest.fixture

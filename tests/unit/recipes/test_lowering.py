@@ -15,27 +15,11 @@ from pgbake.formats.derivation import Derivation, hash_modulo, with_outputs
 from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import SYSTEMS
 from pgbake.lock import Lock
-from pgbake.manifest import Manifest, load_manifest
-from pgbake.recipes.recipe import Catalogue, load_catalogue
-from tests.projects import EXAMPLE
-from tests.synthetic import digest, synthetic_lock
+from pgbake.manifest import Manifest
+from pgbake.recipes.recipe import Catalogue
+from tests.synthetic import digest
 
 GOLDEN = Path(__file__).with_name("golden")
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return load_manifest(EXAMPLE / "pgbake.toml")
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue()
-
-
-@pytest.fixture(scope="module")
-def lock(manifest: Manifest, catalogue: Catalogue) -> Lock:
-    return synthetic_lock(manifest, catalogue)
 
 
 def lower(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: str = "x86_64-linux") -> Bundle:
