@@ -248,6 +248,28 @@ class Merge:
         places = [p.replace("${ORIGIN}", origin).replace("$ORIGIN", origin) for p in runpath.split(":")]
         return any(p.startswith(tree.usr) and os.path.exists(os.path.join(p, library)) for p in places)
 
+    def check_extensions(self) -> None:
+        """Check that every extension can be created: a script, or a chain of them, makes its default version."""
+        directory = f"share/postgresql/{self.major}/extension"
+        for tree in self.packages:
+            scripts = [
+                os.path.basename(f) for f in tree.files if os.path.dirname(f) == directory and f.endswith(".sql")
+            ]
+            for file in tree.files:
+                if os.path.dirname(file) != directory or not file.endswith(".control") or "--" in file:
+                    continue
+                name = os.path.basename(file).removesuffix(".control")
+                wanted = read_control(os.path.join(tree.usr, file)).get("default_version", "")
+                steps = [s.removesuffix(".sql").split("--")[1:] for s in scripts if s.startswith(f"{name}--")]
+                made = {step[0] for step in steps if len(step) == 1}
+                while more := {step[1] for step in steps if len(step) == 2 and step[0] in made} - made:
+                    made |= more
+                if wanted not in made:
+                    fail(
+                        f"{tree.label}: its extension {name} has no script for its default version {wanted}; "
+                        f"its makefile installs {', '.join(sorted(scripts)) or 'none'}; see `make` in the recipe"
+                    )
+
     # --- the tree ----------------------------------------------------------------------------------
 
     def link(self) -> None:
@@ -436,6 +458,7 @@ def main() -> None:
     merge.choose_runtime()
     phase("check")
     merge.check_versions()
+    merge.check_extensions()
     phase("link")
     merge.link()
     phase("patch")

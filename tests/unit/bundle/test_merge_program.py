@@ -189,6 +189,20 @@ def test_programs_are_copies_and_links_to_them_stay_relative(packages: Packages)
         assert elf.rpath == f"$ORIGIN{up}/lib/postgresql/15/lib:$ORIGIN{up}/lib/{TRIPLET}"
 
 
+def test_an_extension_that_cannot_be_created_is_refused(packages: Packages, capsys: pytest.CaptureFixture[str]) -> None:
+    top = packages.add("rational")
+    directory = "usr/share/postgresql/15/extension"
+    packages.write(top, f"{directory}/rational.control", "default_version = '1.2'\n")
+    packages.write(top, f"{directory}/rational--1.0.sql", "")
+    with pytest.raises(SystemExit):
+        packages.merge().check_extensions()
+    error = capsys.readouterr().err
+    assert "its extension rational has no script for its default version 1.2" in error and "rational--1.0.sql" in error
+    packages.write(top, f"{directory}/rational--1.0--1.1.sql", "")
+    packages.write(top, f"{directory}/rational--1.1--1.2.sql", "")
+    packages.merge().check_extensions()
+
+
 def test_control_files_are_read_as_postgresql_reads_them(tmp_path: Path) -> None:
     control = tmp_path / "x.control"
     control.write_text("# a comment\ncomment = 'it''s here' # more\ndefault_version = 1.0 # bare\nTrusted=true\n\n")
