@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pgbake.errors import ManifestError
 from pgbake.events import Sink, task
-from pgbake.formats.system import SYSTEMS, System
+from pgbake.formats.system import SYSTEMS, System, host_system
 from pgbake.inputs.apt import AptRoot, Suite
 from pgbake.inputs.buildroot import import_runtime, make_build_root
 from pgbake.inputs.fetch import fetch
@@ -144,7 +144,8 @@ class Resolver:
                 continue
             if suite not in roots:
                 suites = self._suites() if suite == self._required.platform.suite else (Suite(suite),)
-                roots[suite] = self._apt(suites, "amd64")
+                # Any architecture would do: sources have none.
+                roots[suite] = self._apt(suites, host_system().debian)
             version, pin = roots[suite].source(debian)
             pins[recipe] = SourcePin(
                 version=version, path=pin.path, size=pin.size, sha256=pin.sha256, archive=pin.archive,
@@ -180,7 +181,8 @@ class Resolver:
             build = dict(sorted((package, pin) for chosen in sets.values() for package, pin in chosen.items()))
             packages = {name: tuple(sorted(chosen)) for name, chosen in sets.items()}
         runtime: dict[str, Pin] = {}
-        if old and self._update is None and old.runtime_wants == self._required.runtime:
+        touched = any(map(self._moves, ("runtime", *(old.runtime if old else ()))))
+        if old and not touched and old.runtime_wants == self._required.runtime:
             runtime |= old.runtime
         else:
             for name, pin in self._runtime_packages(apt.root).items():
@@ -251,8 +253,9 @@ class Resolver:
         # Once more without the header packages, which would tie libraries to their own build's versions.
         resolved = apt.resolve(sorted(seeds))
         controls = apt.controls(resolved)
-        sections, extra = self._catalogue.debian.sections, self._catalogue.debian.extra.packages
-        return {name: pin for name, pin in resolved.items() if controls[name]["Section"] in sections or name in extra}
+        named = {name for name in wants if name in controls and not _is_for_building(controls[name])}
+        sections = self._catalogue.debian.sections
+        return {name: pin for name, pin in resolved.items() if name in named or controls[name]["Section"] in sections}
 
 
 class _Lazy:
