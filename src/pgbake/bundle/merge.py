@@ -75,7 +75,7 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
         ],
         "preload": preload,
         "settings": settings,
-        "locales": sorted(manifest.locales),
+        "locales": manifest.locales,  # in the user's order: the first is the default of new clusters
         "buildRoots": {name: root.tree for name, root in sorted(lowering.pins.roots.items())},
     }
     root = lowering.root("merge", catalogue.debian.stacks["merge"].packages)

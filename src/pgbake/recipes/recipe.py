@@ -34,6 +34,9 @@ from pgbake.toml import load_toml, wrong_value
 #: The catalogue that is shipped with pgbake.
 SHIPPED = Path(str(resources.files("pgbake") / "catalogue"))
 
+#: Short names of what pgbake itself makes for a bundle.
+RESERVED = ("bundle", "locales", "support")
+
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a recipe's upstream tarball is pinned from.
@@ -167,5 +170,7 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
         recipe = load_toml(file, Recipe)
         if recipe.name != file.stem:
             raise wrong_value(file, "name", f'the recipe calls itself "{recipe.name}"', f'call it "{file.stem}"')
+        if recipe.name in RESERVED:
+            raise wrong_value(file, "name", f'"{recipe.name}" is what pgbake calls a part of every bundle')
         recipes[recipe.name] = recipe
     return Catalogue(recipes, load_toml(SHIPPED / "debian.toml", Debian))

@@ -145,6 +145,12 @@ def test_settings_of_the_manifest_reach_the_server(project: TestProject, data: P
     assert settings == "7MB\noff\nit's ours"
 
 
+def test_the_first_locale_is_the_default_of_a_new_cluster(project: TestProject, data: Path) -> None:
+    project.edit('locales = ["C.UTF-8", "en_US.UTF-8"]', 'locales = ["en_US.UTF-8", "C.UTF-8"]')
+    up(project, data / "one")
+    assert sql(project, data / "one", "SHOW lc_collate") == "en_US.UTF-8"
+
+
 def test_a_killed_server_starts_again_with_its_data(example: TestProject, data: Path) -> None:
     server = up(example, data / "one")
     sql(example, data / "one", "CREATE TABLE t AS SELECT 1 AS one")

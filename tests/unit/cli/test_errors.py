@@ -186,6 +186,18 @@ def test_a_recipe_that_is_wrong_names_its_file_and_line(project: Project) -> Non
     assert "recipes/mine.toml:4: builder: invalid enum value" in error
 
 
+@pytest.mark.parametrize(("name", "part"), [("support", "a part of every bundle"), ("other", 'call it "other"')])
+def test_a_recipe_with_a_name_that_is_not_its_own(project: Project, name: str, part: str) -> None:
+    recipes = project.directory / "recipes"
+    recipes.mkdir()
+    own = name if name == "support" else "mine"
+    (recipes / f"{name}.toml").write_text(
+        f'name = "{own}"\nsummary = "s"\nlicence = "MIT"\nbuilder = "pgxs"\nsource = {{ debian = "x" }}\n'
+    )
+    done = project.run("plan")
+    assert done.returncode == 2 and part in done.stderr and f"recipes/{name}.toml:1: name:" in done.stderr
+
+
 def test_an_unknown_package_is_answered_with_the_nearest(project: Project) -> None:
     error, hint = project.fails("build", "pgvecto", status=2)
     assert error == 'the bundle has no package "pgvecto"' and "pgvector" in hint
