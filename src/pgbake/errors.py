@@ -7,6 +7,8 @@ A user's mistake never shows a traceback; an exception outside this tree is a bu
 
 from __future__ import annotations
 
+import errno
+
 
 class PgbakeError(Exception):
     """Anything that pgbake reports to its user instead of crashing.
@@ -60,6 +62,19 @@ class ServerError(PgbakeError):
 
 class HostError(PgbakeError):
     """The machine lacks something: a program, a permission, a kernel feature, disk space."""
+
+
+_HOST_HINTS = {
+    errno.ENOSPC: "free disk space, then run the same command again; nothing that was complete is lost",
+    errno.EDQUOT: "your disk quota is used up: free space, then run the same command again",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.EACCES: "run as the store's owner, or name a store of your own with --store DIR",
+}
+
+
+def host_error(error: OSError, what: str) -> HostError:
+    """Turn an OS error into one that says what to do: disk space, rights, or just its own words."""
+    return HostError(f"{what}: {error.strerror}", hint=_HOST_HINTS.get(error.errno or 0))
 
 
 class CommandError(PgbakeError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import msgspec
 
@@ -26,6 +27,8 @@ _FORMS = {
     "str": 'write it in quotes: "value"',
 }
 _WRONG = re.compile(r"(.*) - at `(key in )?\$\.?(.*)`")
+_INDEX = re.compile(r"\[.*?\]")  # [0] of a list; [...] of a table whose keys are the user's
+_HEADER = re.compile(r"""\s*\[+\s*([\w."'-]+)\s*\]+\s*(?:#.*)?""")
 
 
 def load_toml(file: Path, kind: type[T]) -> T:
@@ -68,33 +71,55 @@ def _explain(file: Path, text: str, problem: str, kind: type[msgspec.Struct]) ->
         near = difflib.get_close_matches(key, known, 1)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}" if known else None
         table = f" in [{parent}]" if parent else ""
-        return ManifestError(f'{_at(file, _line_of(text, key))}: unknown key "{key}"{table}', hint=hint)
+        line = _line_of(text, key, _pattern(parent))
+        return ManifestError(f'{_at(file, line)}: unknown key "{key}"{table}', hint=hint)
     if missing := _MISSING.fullmatch(problem):
         table = f" in [{missing[2]}]" if missing[2] else ""
         return ManifestError(f'{file}: the key "{missing[1]}" is missing{table}', hint=f"add {missing[1]} = ...")
     if wrong := _WRONG.fullmatch(problem):
-        key = re.sub(r"\[.*?\]", "", wrong[3]).rpartition(".")[2]
+        parent, _, key = _pattern(wrong[3]).rpartition(".")
         words = wrong[1].replace("`", "")
         expected = re.match(r"Expected (\w+)", words)
         return ManifestError(
-            f"{_at(file, _line_of(text, key))}: {wrong[3]}: {words[0].lower()}{words[1:]}",
+            f"{_at(file, _line_of(text, key, parent))}: {wrong[3]}: {words[0].lower()}{words[1:]}",
             hint=_FORMS.get(expected[1] if expected else "", "`pgbake init --dry-run` shows a manifest that is right"),
         )
     return ManifestError(f"{file}: {problem}")
 
 
 def _fields(kind: type[msgspec.Struct], parent: str) -> list[str]:
-    for part in filter(None, parent.split(".")):
-        match = [f.type for f in msgspec.structs.fields(kind) if f.encode_name == part]
-        if not match or not isinstance(match[0], type) or not issubclass(match[0], msgspec.Struct):
+    for part in filter(None, parent.replace("[...]", "[]").split(".")):
+        name = _INDEX.sub("", part)
+        types = [f.type for f in msgspec.structs.fields(kind) if f.encode_name == name]
+        within = get_args(types[0]) if types and name != part else types
+        match = [t for t in within if isinstance(t, type) and issubclass(t, msgspec.Struct)]
+        if not match:
             return []
         kind = match[0]
     return [field.encode_name for field in msgspec.structs.fields(kind)]
 
 
-def _line_of(text: str, key: str) -> int | None:
-    pattern = re.compile(rf"""^\s*(\[+\s*)?["']?{re.escape(key)}["']?\s*(=|\]|\.)""")
-    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), None)
+def _pattern(place: str) -> str:
+    """Turn msgspec's notation of a place into a glob of dotted names: ``provides[...].preload``, ``list[0]``."""
+    return _INDEX.sub("", place.replace("[...]", ".*"))
+
+
+def _line_of(text: str, key: str, table: str | None = None) -> int | None:
+    """Return the line of a key of ``table``, or of the table itself if it is an inline one.
+
+    :param table: glob of dotted names; None means any.
+    """
+    pattern = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[=.]""")
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.fullmatch(line):
+            current = header[1]
+            if fnmatchcase(current, f"*{key}" if table is None else f"{table}.{key}".lstrip(".")):
+                return number
+        elif pattern.match(line) and (table is None or fnmatchcase(current, table)):
+            return number
+    parent, _, name = (table or "").rpartition(".")
+    return _line_of(text, name, parent) if name else None
 
 
 def _at(file: Path, line: int | None) -> str:

@@ -11,21 +11,22 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from pgbake.build.jobserver import JobServer
 from pgbake.build.log import BuildLog
 from pgbake.build.sandbox import build_command, require_sandbox
 from pgbake.build.wrapper import ENVIRONMENT, Wrapped, unwrap
-from pgbake.errors import BuildError, HostError
+from pgbake.errors import BuildError, HostError, host_error
 from pgbake.events import Notice, Sink
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.run import describe_status
 from pgbake.store.database import PathInfo
-from pgbake.store.local import LocalStore, host_error, remove_tree
+from pgbake.store.local import LocalStore, remove_tree
 from pgbake.store.locks import acquire, open_lock
 from pgbake.users import closed_directory, identity
 
@@ -92,7 +93,9 @@ class LocalEngine:
             stack.callback(remove_tree, staging)
             try:
                 self._perform(wrapped, staging, uid, task)
-                self.store.register(self._collect(derivation, outputs, staging / "store"))
+                made = list(self._collect(derivation, outputs, staging / "store"))
+                _check_circle(derivation, made)
+                self.store.register(made)
             except OSError as error:
                 raise host_error(error, f"cannot build {derivation.name}") from error
 
@@ -167,15 +170,21 @@ class LocalEngine:
                     hint=self._where_the_log_is(derivation),
                 )
         candidates = {*self._visible(derivation), *outputs.values()}
+        # What is valid already may be in use: it stays, as in Nix.
+        there = self.store.valid(outputs.values())
         for path in outputs.values():
-            yield self.store.place(path, made / path.basename, candidates=candidates, deriver=derivation.path)
+            if path not in there:
+                yield self.store.place(path, made / path.basename, candidates=candidates, deriver=derivation.path)
 
     @contextmanager
     def _build_uid(self) -> Iterator[int | None]:
         """Hold a uid that no other build on this machine has, when root; else builds run as the user."""
         uids = _build_uids() if os.geteuid() == 0 else iter(())
         pool = self.store.state_dir / "userpool2"
-        pool.mkdir(exist_ok=True)
+        try:
+            pool.mkdir(exist_ok=True)
+        except OSError as error:
+            raise host_error(error, f"cannot write to {self.store.state_dir}") from error
         for slot, uid in enumerate(uids):
             descriptor = open_lock(pool / f"slot-{slot}")
             try:
@@ -186,6 +195,19 @@ class LocalEngine:
             finally:
                 os.close(descriptor)
         yield None
+
+
+def _check_circle(derivation: Derivation, made: Sequence[PathInfo]) -> None:
+    """Refuse outputs that refer to each other in a circle, as Nix does: no collector could ever delete them."""
+    paths = {info.path for info in made}
+    try:
+        TopologicalSorter({info.path: info.references & paths - {info.path} for info in made}).prepare()
+    except CycleError as error:
+        circle = " -> ".join(str(path) for path in error.args[1])
+        raise BuildError(
+            f"the outputs of {derivation.name} refer to each other in a circle: {circle}",
+            hint="let one output alone name the others",
+        ) from None
 
 
 def _build_uids() -> Iterator[int]:

@@ -42,6 +42,7 @@ def realise(plan: Plan, store: LocalStore, provider: Provider, report: Sink, cor
     if plan.empty:
         return
     store.temp_roots.add(*(path for derivation in plan.reused for path in outputs_of(derivation)))
+    store.temp_roots.add(*(path for derivation in plan.builds for path in derivation.input_srcs))
     jobs = JobServer(cores or len(os.sched_getaffinity(0)))
     engine = LocalEngine(store, jobs, report)
     report(Planned("build", len(plan.builds)))

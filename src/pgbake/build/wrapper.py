@@ -116,11 +116,11 @@ def wrap(
 def unwrap(derivation: Derivation) -> Wrapped | None:
     """Recognise a derivation that :func:`wrap` made, or return None."""
     system = SYSTEMS.get(derivation.system)
-    root = derivation.env.get("buildRoot")
-    if system is None or root is None or derivation.args[-1:] != (WRAPPER,):
+    roots = [path for path in derivation.input_srcs if str(path) == derivation.env.get("buildRoot")]
+    if system is None or not roots:
         return None
-    build_root = StorePath.parse(root)
+    (build_root,) = roots
     expected = wrap(derivation.name, system, build_root, "", outputs=(), env={})
-    if (derivation.builder, derivation.args) != expected[:2] or build_root not in derivation.input_srcs:
+    if (derivation.builder, derivation.args) != expected[:2]:
         return None
     return Wrapped(derivation, build_root)

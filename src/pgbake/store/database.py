@@ -13,6 +13,8 @@ is 1 for what was built here; ``ca`` is Nix's content address (``text:sha256:..`
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import threading
 import time
@@ -21,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgbake.errors import StoreError
+from pgbake.errors import StoreError, host_error
 from pgbake.formats.storepath import DIGEST_LENGTH, STORE_DIR, StorePath
 
 SCHEMA_VERSION = "10"
@@ -103,7 +105,8 @@ class Database:
             if self._db.execute("pragma journal_mode").fetchone()[0] != "wal":
                 self._db.execute("pragma journal_mode = wal")
             if self._db.execute("select count(*) from sqlite_master").fetchone()[0] == 0:
-                self._db.executescript(_SCHEMA)
+                # All or nothing: tables without their indexes and triggers would never be completed.
+                self._db.executescript(f"begin immediate; {_SCHEMA} commit;")
         except sqlite3.Error as error:
             raise StoreError(
                 f"cannot open the store's database {file}: {error}",
@@ -122,11 +125,15 @@ class Database:
                 self._db.execute("begin immediate")
                 try:
                     yield self._db
+                    self._db.execute("commit")
                 except BaseException:
-                    self._db.execute("rollback")
+                    if self._db.in_transaction:  # some errors, a full disk among them, have ended it already
+                        self._db.execute("rollback")
                     raise
-                self._db.execute("commit")
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise host_error(full, f"cannot write to the store's database {self.file}") from error
             raise StoreError(f"cannot write to the store's database {self.file}: {error}") from error
 
     def _select(self, query: str, *values: object) -> list[tuple[object, ...]]:
@@ -184,6 +191,7 @@ class Database:
 
         :param outputs: for each ``.drv`` among them, its output names and paths.
         :raises StoreError: a reference is neither valid nor among ``infos``.
+        :raises HostError: the disk is full.
         """
         infos = list(infos)
         now = int(time.time())

@@ -17,17 +17,16 @@ the store unregistered is the remains of a killed process, and is replaced when 
 from __future__ import annotations
 
 import ctypes
-import errno
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pgbake.errors import HostError, StoreError
+from pgbake.errors import StoreError, host_error
 from pgbake.formats import base32
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
@@ -62,8 +61,11 @@ class LocalStore:
         self.temp_roots = TempRoots(self.state_dir)
 
     def _create(self) -> None:
-        if (self.state_dir / "db/schema").exists():
-            return
+        try:
+            if (self.state_dir / "db/schema").exists():
+                return
+        except OSError as error:  # a directory on the way is closed to this user
+            raise host_error(error, f"cannot open the store at {self.store_dir}") from error
         try:
             for directory in (
                 self.store_dir / ".links",
@@ -154,11 +156,11 @@ class LocalStore:
         spares the directory while the path is locked and a temporary root.
         """
         directory = self.physical(path).with_name(path.basename + ".chroot")
-        remove_tree(directory)
         try:
+            remove_tree(directory)
             directory.mkdir(mode=0o755)
         except OSError as error:
-            raise StoreError(f"cannot write to the store at {self.store_dir}: {error.strerror}") from error
+            raise host_error(error, f"cannot write to the store at {self.store_dir}") from error
         return directory
 
     @contextmanager
@@ -168,22 +170,29 @@ class LocalStore:
         What a killed process left of its own is removed as well.
         """
         top = self.state_dir / "scratch"
-        top.mkdir(exist_ok=True)
-        for lock in top.glob("*.lock"):
-            descriptor = open_lock(lock)
-            if acquire(descriptor, wait=False):
-                remove_tree(lock.with_suffix(""))
-                lock.unlink(missing_ok=True)
-            os.close(descriptor)
-        directory = Path(tempfile.mkdtemp(dir=top))
-        lock = directory.with_name(directory.name + ".lock")
-        descriptor = open_lock(lock)
+        descriptor = -1
         try:
-            acquire(descriptor)
+            top.mkdir(exist_ok=True)
+            turn = _open_directory(top)
+            try:
+                acquire(turn)  # so that nobody takes ours for a dead process's before it is locked
+                for other in top.iterdir():
+                    with suppress(FileNotFoundError):  # its process was done with it just now
+                        lock = _open_directory(other)
+                        if acquire(lock, wait=False):
+                            remove_tree(other)
+                        os.close(lock)
+                directory = Path(tempfile.mkdtemp(dir=top))
+                descriptor = _open_directory(directory)
+                acquire(descriptor)
+            finally:
+                os.close(turn)
+        except OSError as error:
+            raise host_error(error, f"cannot make a directory below {top}") from error
+        try:
             yield directory
         finally:
             remove_tree(directory)
-            lock.unlink(missing_ok=True)
             os.close(descriptor)
 
     def place(
@@ -201,14 +210,20 @@ class LocalStore:
 
         :param made: the tree, on the store's file system.
         :param candidates: the store paths that it may refer to.
+        :raises StoreError: it holds a device, fifo or socket.
         """
         final = self.physical(path)
-        if final != made:
-            remove_tree(final)
-            made.rename(final)
-        tree.canonicalise(final, owner=(0, 0) if os.geteuid() == 0 else None)
+        remove_tree(final)
+        if made.is_dir() and not made.is_symlink():
+            made.chmod(0o755)  # only who may write a directory may move it
+        made.rename(final)
         scanner = ReferenceScanner([*candidates, path])
-        digest = tree.hash_tree(final, consumers=[scanner.feed])
+        try:
+            tree.canonicalise(final, owner=(0, 0) if os.geteuid() == 0 else None)
+            digest = tree.hash_tree(final, consumers=[scanner.feed])
+        except StoreError:
+            remove_tree(final)
+            raise
         return PathInfo(
             path=path,
             nar_sha256=digest.sha256,
@@ -219,11 +234,13 @@ class LocalStore:
             ca=ca,
         )
 
-    def register(self, infos: Iterable[PathInfo]) -> None:
-        """Register placed paths as valid, their contents being on disk first."""
+    def register(
+        self, infos: Iterable[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]] | None = None
+    ) -> None:
+        """Register placed paths as valid, their contents being on disk first; see :meth:`Database.register`."""
         infos = list(infos)  # placing may happen only now, while they are made
         self._flush()
-        self.database.register(infos)
+        self.database.register(infos, outputs)
 
     def _flush(self) -> None:
         # One syncfs for the whole file system instead of one fsync a file: a path that the database
@@ -252,20 +269,25 @@ class LocalStore:
         path = fixed_output_path(name, "flat", "sha256", sha256)
         return self._add(path, f"fixed:sha256:{base32.encode(sha256)}", lambda target: _copy(file, target), None)
 
-    def add_text(self, path: StorePath, contents: bytes, references: Iterable[StorePath] = ()) -> StorePath:
-        """Make sure that a text file is in the store; ``path`` must be its text path."""
+    def add_text(
+        self,
+        path: StorePath,
+        contents: bytes,
+        references: Iterable[StorePath] = (),
+        outputs: Mapping[str, StorePath] | None = None,
+    ) -> StorePath:
+        """Make sure that a text file is in the store.
+
+        :param path: its text path.
+        :param outputs: of a ``.drv``: its output names and paths.
+        """
         ca = f"text:sha256:{base32.encode(hashlib.sha256(contents).digest())}"
-        return self._add(path, ca, lambda target: _write(target, contents), None, references)
+        return self._add(path, ca, lambda target: _write(target, contents), None, references, outputs)
 
     def add_derivation(self, derivation: Derivation) -> StorePath:
         """Write a derivation's ``.drv`` into the store, its inputs being there, and return its path."""
-        path = derivation.path
-        if path in self.valid([path]):
-            return path
-        self.add_text(path, derivation.to_aterm(), [*derivation.input_srcs, *derivation.input_drvs])
         outputs = {name: StorePath.parse(output.path) for name, output in derivation.outputs.items()}
-        self.database.register([self.info(path)], {path: outputs})
-        return path
+        return self.add_text(derivation.path, derivation.to_aterm(), derivation.references, outputs)
 
     def derivation(self, path: StorePath) -> Derivation:
         """Read a ``.drv`` that is in the store."""
@@ -278,6 +300,7 @@ class LocalStore:
         fill: Callable[[Path], None],
         expected: bytes | None,
         references: Iterable[StorePath] = (),
+        outputs: Mapping[str, StorePath] | None = None,
     ) -> StorePath:
         self.temp_roots.add(path)
         if path in self.valid([path]):
@@ -297,7 +320,7 @@ class LocalStore:
                         f"got {info.nar_sha256.hex()}",
                         hint="the lock was made by another version of pgbake: run `pgbake lock`",
                     )
-                self.register([info])
+                self.register([info], {path: outputs} if outputs else None)
             except OSError as error:
                 raise host_error(error, f"cannot write {path} to the store") from error
             finally:
@@ -314,26 +337,22 @@ class LocalStore:
         return self.log_dir / name[:2] / f"{name[2:]}.bz2"
 
 
-def host_error(error: OSError, what: str) -> HostError:
-    """Turn an OS error into one that says what to do: disk space, rights, or just its own words."""
-    hints = {
-        errno.ENOSPC: "free disk space, then run the same command again; nothing that was complete is lost",
-        errno.EDQUOT: "your disk quota is used up: free space, then run the same command again",
-        errno.EROFS: "the file system is mounted read-only",
-        errno.EACCES: "run as the store's owner, or name a store of your own with --store DIR",
-    }
-    return HostError(f"{what}: {error.strerror}", hint=hints.get(error.errno or 0))
-
-
 def remove_tree(path: Path) -> None:
     """Remove a file or tree, read-only directories included; do nothing where there is none."""
     if not path.is_symlink() and path.is_dir():
-        if os.geteuid() != 0:  # root may delete below read-only directories; others must open them first
-            for directory, _, _ in os.walk(path):
-                Path(directory).chmod(stat.S_IRWXU)
+        if os.geteuid() != 0:  # root may delete below closed directories; others must open them first
+            path.chmod(stat.S_IRWXU)
+            for directory, names, _ in os.walk(path):
+                for below in (Path(directory, name) for name in names):
+                    if not below.is_symlink():
+                        below.chmod(stat.S_IRWXU)
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _open_directory(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _copy(source: Path, target: Path) -> None:

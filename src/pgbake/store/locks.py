@@ -11,15 +11,15 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pgbake.errors import StoreError
+from pgbake.errors import PgbakeError, StoreError, host_error
 
 
-def _denied(file: Path, error: OSError) -> StoreError:
-    if error.errno == errno.ENOSPC:
-        return StoreError(f"no space left for {file}", hint="free disk space, then run the same command again")
+def _denied(file: Path, error: OSError) -> PgbakeError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return host_error(error, f"cannot lock {file}")
     return StoreError(
         f"cannot lock {file}: {error.strerror}",
         hint="run as the store's owner, or name a store of your own with --store DIR",
@@ -30,6 +30,7 @@ def open_lock(file: Path) -> int:
     """Open, and create where absent, a lock file and return its descriptor (close-on-exec).
 
     :raises StoreError: it cannot be created.
+    :raises HostError: the disk is full.
     """
     try:
         return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -61,13 +62,15 @@ def path_lock(target: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
             if not acquire(descriptor, wait=False):
                 on_wait(holder(file))
                 acquire(descriptor)
-            if os.fstat(descriptor).st_size != 0:
+            status = os.fstat(descriptor)
+            if status.st_size != 0 or status.st_nlink == 0:
                 continue  # stale: its former holder deleted it while we waited
             try:
                 yield
             finally:
                 file.unlink(missing_ok=True)
-                os.write(descriptor, b"d")
+                with suppress(OSError):  # on a full disk; the missing link tells our own kind the same
+                    os.write(descriptor, b"d")
             return
         finally:
             os.close(descriptor)

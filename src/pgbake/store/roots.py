@@ -8,12 +8,13 @@ nix/var/nix/gc.lock                 held exclusively by a collector while it loo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
 from pathlib import Path
 
-from pgbake.errors import StoreError
+from pgbake.errors import StoreError, host_error
 from pgbake.formats import base32
 from pgbake.formats.storepath import STORE_DIR, StorePath
 from pgbake.store.locks import acquire, open_lock
@@ -33,6 +34,8 @@ class TempRoots:
         """Keep every collector from deleting ``paths`` while this process lives.
 
         A collector that is at work is waited for: what it is about to delete must not be relied upon.
+
+        :raises HostError: the disk is full.
         """
         with self._turn:
             new = [path for path in paths if path not in self._held]
@@ -42,7 +45,10 @@ class TempRoots:
             gc_lock = open_lock(self._gc_lock_file)
             try:
                 acquire(gc_lock, shared=True)
-                os.write(descriptor, b"".join(str(path).encode() + b"\0" for path in new))
+                with open(descriptor, "ab", closefd=False) as file:
+                    file.write(b"".join(str(path).encode() + b"\0" for path in new))
+            except OSError as error:
+                raise host_error(error, f"cannot write {self._file}") from error
             finally:
                 os.close(gc_lock)
             self._held.update(new)
@@ -71,7 +77,8 @@ class TempRoots:
 def link_root(link: Path, target: StorePath, state_dir: Path) -> None:
     """Make ``link`` a symbolic link to a store path, and an indirect root for as long as it stays.
 
-    :raises StoreError: something that is no link to the store stands in the way.
+    :raises StoreError: something that is no link to the store stands in the way, or the place is not writable.
+    :raises HostError: the disk is full.
     """
     if link.is_symlink():
         if not str(link.readlink()).startswith(f"{STORE_DIR}/"):
@@ -90,7 +97,12 @@ def link_root(link: Path, target: StorePath, state_dir: Path) -> None:
         absolute = Path(os.path.abspath(link))  # noqa: PTH100 - resolve() would follow the link itself
         name = base32.encode(hashlib.sha1(os.fsencode(absolute)).digest())
         auto = state_dir / "gcroots" / "auto" / name
+        auto.parent.mkdir(parents=True, exist_ok=True)  # Nix makes it with the first root only
         if not auto.is_symlink():
             auto.symlink_to(absolute)
     except OSError as error:
-        raise StoreError(f"cannot make the link {link}: {error.strerror}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise host_error(error, f"cannot make the link {link}") from error
+        raise StoreError(
+            f"cannot make the link {link}: {error.strerror}", hint="name another place with --out-link"
+        ) from error

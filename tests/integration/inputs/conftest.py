@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,13 @@ def missing(what: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
     for program in ("apt-get", "dpkg-deb", "gpg"):
         if shutil.which(program) is None:
             missing(f"{program} is not installed")
-    return Keys.make(tmp_path_factory.mktemp("keys"))
+    made = Keys.make(tmp_path_factory.mktemp("keys"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -31,6 +31,10 @@ class Keys:
         command = ["gpg", "--homedir", str(self.home), "--batch", "--yes", "--passphrase", "", *args]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
+    def close(self) -> None:
+        """End the agent that gpg left running."""
+        subprocess.run(["gpgconf", "--homedir", self.home, "--kill", "gpg-agent"], check=True)
+
 
 class Repository:
     """One archive with one suite; ``publish`` writes and signs its indexes."""
