@@ -29,11 +29,13 @@ class Provider:
     mirrors: Callable[[], Mirrors]
     downloads: Path
     report: Sink
-    _stop: threading.Event = field(default_factory=threading.Event)
+    #: One for each fetch: one that fails sets its own, and must not end others before its error is told.
+    _stops: list[threading.Event] = field(default_factory=list)
 
     def cancel(self) -> None:
         """End what is being fetched, from another thread."""
-        self._stop.set()
+        for stop in self._stops:
+            stop.set()
 
     def provide(self, item: Input) -> None:
         """Make an input valid in the store.
@@ -41,7 +43,9 @@ class Provider:
         :raises InputError: no mirror gives a file of it, or another one; or a package cannot be unpacked.
         :raises StoreError: unpacking gave another tree than the lock says.
         """
-        files = fetch(item.pins, self.mirrors(), self.downloads, self.report, stop=self._stop)
+        stop = threading.Event()
+        self._stops.append(stop)
+        files = fetch(item.pins, self.mirrors(), self.downloads, self.report, stop=stop)
         if item.kind == "source":
             ((name, pin),) = item.pins.items()
             self.store.add_file(item.path.name, bytes.fromhex(pin.sha256), files[name])

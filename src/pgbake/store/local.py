@@ -17,6 +17,7 @@ the store unregistered is the remains of a killed process, and is replaced when 
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -83,6 +84,8 @@ class LocalStore:
             temporary.write_text(SCHEMA_VERSION)
             temporary.replace(schema)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise host_error(error, f"cannot create a store at {self.store_dir}") from error
             raise StoreError(
                 f"cannot create a store at {self.store_dir}: {error.strerror}",
                 hint="run as root, or name a store of your own with --store DIR",
