@@ -123,6 +123,8 @@ def _in_threads(work: Callable[[_Item], None], items: Sequence[_Item], jobs: int
             if error is not None:
                 raise error
             ended += 1
+        if shared.stop.is_set():  # between two items: some were not looked at
+            raise _Cancelled
     except BaseException:
         shared.stop.set()
         deadline = time.monotonic() + _GRACE
