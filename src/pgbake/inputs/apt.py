@@ -117,8 +117,8 @@ class AptRoot:
     def resolve(self, names: Iterable[str]) -> dict[str, Pin]:
         """Return pins of the packages and of all that they depend on, as apt would install them.
 
-        Recommended packages are left out, and so are essential ones that nothing names: see
-        :meth:`essential`. The result is sorted by name.
+        Recommended packages are left out, and so are essential ones that nothing names. The result is
+        sorted by name.
 
         :raises InputError: a package is unknown (near names are offered), or the set cannot be installed
             together (apt's own words are the detail).
@@ -139,12 +139,6 @@ class AptRoot:
             package, version, _ = filename.split("_")
             pins[unquote(package)] = _with_version(pin, unquote(version))
         return dict(sorted(pins.items()))
-
-    def essential(self) -> frozenset[str]:
-        """Return the names of the packages that every Debian system has (``Essential: yes``)."""
-        available = self._query("apt-cache", "dumpavail").stdout
-        stanzas = (stanza for stanza in available.split("\n\n") if "\nEssential: yes" in stanza)
-        return frozenset(stanza.strip().partition("\n")[0].removeprefix("Package: ") for stanza in stanzas)
 
     def control(self, name: str) -> Mapping[str, str]:
         """Return the control fields (``Version``, ``Section``, ``Depends``, ...) of the package's candidate.

@@ -69,13 +69,6 @@ def test_debian_s_packages_are_resolved_and_fit_together(debian: AptRoot) -> Non
         assert (controls[name]["Filename"], controls[name]["SHA256"]) == (pin.path, pin.sha256)
 
 
-def test_debian_s_essential_packages(debian: AptRoot) -> None:
-    essential = debian.essential()
-    assert {"bash", "coreutils", "dash", "libc-bin", "tar"} <= essential
-    assert "apt" not in essential
-    assert "gcc" not in essential
-
-
 def test_debian_s_source_of_postgresql(debian: AptRoot) -> None:
     version, pin = debian.source("postgresql-15")
     assert version.startswith("15.")
@@ -156,10 +149,9 @@ def test_the_security_archive_has_mirrors_and_paths_of_its_own(
     assert len(fetch(pins, root.mirrors, tmp_path / "downloads", silent)) == 3
 
 
-def test_essential_and_control(tmp_path: Path, repository: Repository) -> None:
+def test_control(tmp_path: Path, repository: Repository) -> None:
     repository.publish()
     root = apt_root(tmp_path, repository)
-    assert root.essential() == {"base"}
     control = root.control("app")
     assert (control["Section"], control["Depends"]) == ("misc", "libdep1 (>= 1), virtual-thing")
 
