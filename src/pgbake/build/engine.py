@@ -91,22 +91,22 @@ class LocalEngine:
             uid = stack.enter_context(self._build_uid())
             staging = self.store.staging(drv)
             stack.callback(remove_tree, staging)
+            visible = self._visible(derivation)
             try:
-                self._perform(wrapped, staging, uid, task)
-                made = list(self._collect(derivation, outputs, staging / "store"))
+                self._perform(wrapped, visible, staging, uid, task)
+                made = list(self._collect(derivation, outputs, visible, staging / "store"))
                 _check_circle(derivation, made)
                 self.store.register(made)
             except OSError as error:
                 raise host_error(error, f"cannot build {derivation.name}") from error
 
-    def _perform(self, wrapped: Wrapped, staging: Path, uid: int | None, task: str) -> None:
+    def _perform(self, wrapped: Wrapped, visible: list[StorePath], staging: Path, uid: int | None, task: str) -> None:
         derivation = wrapped.derivation
         for directory in (staging / "store", staging / "build"):
             directory.mkdir()
             if uid is not None:
                 os.chown(directory, uid, uid)
-        inputs = self._visible(derivation)
-        command = build_command(self.store, wrapped.build_root, inputs, staging / "store", staging / "build")
+        command = build_command(self.store, wrapped.build_root, visible, staging / "store", staging / "build")
         environment = {**derivation.env, **ENVIRONMENT}
         environment |= {"NIX_BUILD_CORES": str(self._jobs.cores), "MAKEFLAGS": self._jobs.makeflags}
         log = BuildLog(self.store.log_file(derivation.path), task, self._report)
@@ -162,14 +162,16 @@ class LocalEngine:
             paths.update(StorePath.parse(built.outputs[name].path) for name in names)
         return list(self.store.closure(paths))
 
-    def _collect(self, derivation: Derivation, outputs: dict[str, StorePath], made: Path) -> Iterator[PathInfo]:
+    def _collect(
+        self, derivation: Derivation, outputs: dict[str, StorePath], visible: list[StorePath], made: Path
+    ) -> Iterator[PathInfo]:
         for name, path in outputs.items():
             if not os.path.lexists(made / path.basename):
                 raise BuildError(
                     f"{derivation.name} did not make its output {name}",
                     hint=self._where_the_log_is(derivation),
                 )
-        candidates = {*self._visible(derivation), *outputs.values()}
+        candidates = {*visible, *outputs.values()}
         # What is valid already may be in use: it stays, as in Nix.
         there = self.store.valid(outputs.values())
         for path in outputs.values():
