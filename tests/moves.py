@@ -1,14 +1,20 @@
-"""Moving one runtime pin of a project, as `pgbake lock --update NAME` would when Debian has a fix."""
+"""Moving one runtime pin of a project, as `pgbake lock --update NAME` would when Debian has another version."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from pathlib import Path
 
 import msgspec
 
+from pgbake.events import silent
+from pgbake.formats.system import host_system
+from pgbake.inputs.apt import AptRoot, Suite
 from pgbake.inputs.buildroot import import_runtime
+from pgbake.inputs.fetch import fetch
+from pgbake.inputs.mirrors import host_mirrors
 from pgbake.lock import Lock, RuntimePin, load_lock, save_lock
 from pgbake.store.tree import hash_tree
 from tests.cache import test_cache
@@ -20,9 +26,7 @@ def move_runtime_pin(project: TestProject, name: str, scratch: Path) -> None:
 
     The project's manifest then names that mirror, so nothing else could be fetched.
     """
-    system = "x86_64-linux"
-    lock = load_lock(project.directory / "pgbake.lock")
-    pin = lock.systems[system].runtime[name]
+    pin = load_lock(project.directory / "pgbake.lock").systems["x86_64-linux"].runtime[name]
     deb = test_cache() / f"pgbake/downloads/{pin.sha256}-{pin.filename}"
     tree = scratch / "package"
     subprocess.run(["dpkg-deb", "--raw-extract", str(deb), str(tree)], check=True)
@@ -31,21 +35,42 @@ def move_runtime_pin(project: TestProject, name: str, scratch: Path) -> None:
     control.write_text(control.read_text().replace(f"Version: {pin.version}", f"Version: {version}"))
     with (tree / "usr/share/doc" / name / "copyright").open("a") as file:
         file.write("\nA fix.\n")
-    moved = scratch / "mirror" / pin.path.replace(".deb", "+fix1.deb")
-    moved.parent.mkdir(parents=True)
+    moved = scratch / "moved.deb"
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(moved)], check=True, capture_output=True
     )
-    import_runtime(moved, scratch / "imported", *project.project.catalogue.import_rules(name))
-    content = moved.read_bytes()
+    _pin(project, name, version, moved, pin.path.replace(".deb", "+fix1.deb"), scratch)
+
+
+def take_runtime_pin(project: TestProject, name: str, suite: str, scratch: Path) -> None:
+    """Pin a runtime package as another release of Debian has it, on a mirror of its own.
+
+    :raises PgbakeError: no mirror of this machine's has that release.
+    """
+    mirrors = host_mirrors("bookworm")
+    apt = AptRoot(test_cache() / "apt", (Suite(suite),), host_system().debian, mirrors)
+    apt.update()
+    pin = apt.resolve([name])[name]
+    deb = fetch({name: pin}, mirrors, test_cache() / "downloads", silent)[name]
+    _pin(project, name, pin.version, deb, pin.path, scratch)
+
+
+def _pin(project: TestProject, name: str, version: str, deb: Path, path: str, scratch: Path) -> None:
+    """Put a package on a mirror at ``path``, and into the lock."""
+    place = scratch / "mirror" / path
+    place.parent.mkdir(parents=True)
+    shutil.copy(deb, place)
+    import_runtime(place, scratch / "imported", *project.project.catalogue.import_rules(name))
+    content = place.read_bytes()
     new = RuntimePin(
         version=version,
-        path=pin.path.replace(".deb", "+fix1.deb"),
+        path=path,
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         tree=hash_tree(scratch / "imported").sha256.hex(),
     )
-    save_lock(_with_runtime(lock, system, name, new), project.directory / "pgbake.lock")
+    lock = project.directory / "pgbake.lock"
+    save_lock(_with_runtime(load_lock(lock), "x86_64-linux", name, new), lock)
     project.edit("[platform]\n", f'[platform]\nmirrors = ["file://{scratch}/mirror"]\n')
 
 

@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgbake.project import Project
+from pgbake.store.local import LocalStore
 from tests.cache import test_cache
 
 REPOSITORY = Path(__file__).parent.parent
@@ -82,13 +85,19 @@ class TestProject:
 
 
 def copy_store(store: Path, root: Path) -> None:
-    """Copy the store below ``store`` to one below ``root``, for a test to add to or to break.
+    """Copy what is valid in the store below ``store`` to one below ``root``, for a test to add to or to break.
 
-    Files are hard links, which nobody writes to; the database and the like are copies. ``root`` must be on
-    the same file system.
+    Files are hard links, which nobody writes to; the database is a copy. Others may be at work in the store.
+    ``root`` must be on the same file system.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-al", str(store / "nix"), str(root / "nix")], check=True)
-    state = root / "nix/var/nix"
-    shutil.rmtree(state)
-    shutil.copytree(store / "nix/var/nix", state, symlinks=True)
+    LocalStore(root).close()  # lays it out
+    with (
+        closing(sqlite3.connect(store / "nix/var/nix/db/db.sqlite")) as source,
+        closing(sqlite3.connect(root / "nix/var/nix/db/db.sqlite")) as copy,
+    ):
+        source.backup(copy)
+        paths = [store / path.lstrip("/") for (path,) in copy.execute("SELECT path FROM ValidPaths")]
+    names = b"\0".join(os.fsencode(path) for path in paths)
+    subprocess.run(["xargs", "-0r", "cp", "-al", "-t", root / "nix/store"], input=names, check=True)
+    logs = "nix/var/log/nix/drvs"
+    shutil.copytree(store / logs, root / logs, ignore=shutil.ignore_patterns("*.bz2.*"), dirs_exist_ok=True)

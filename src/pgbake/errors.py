@@ -64,7 +64,8 @@ class HostError(PgbakeError):
     """The machine lacks something: a program, a permission, a kernel feature, disk space."""
 
 
-_HOST_HINTS = {
+#: What to do about an error of the operating system, by its number.
+HOST_HINTS = {
     errno.ENOSPC: "free disk space, then run the same command again; nothing that was complete is lost",
     errno.EDQUOT: "your disk quota is used up: free space, then run the same command again",
     errno.EROFS: "the file system is mounted read-only",
@@ -74,7 +75,7 @@ _HOST_HINTS = {
 
 def host_error(error: OSError, what: str) -> HostError:
     """Turn an OS error into one that says what to do: disk space, rights, or just its own words."""
-    return HostError(f"{what}: {error.strerror}", hint=_HOST_HINTS.get(error.errno or 0))
+    return HostError(f"{what}: {error.strerror}", hint=HOST_HINTS.get(error.errno or 0))
 
 
 class CommandError(PgbakeError):

@@ -33,16 +33,19 @@ followed by Depends. ``build`` and ``runtime`` are resolved and moved apart.
 
 from __future__ import annotations
 
-import os
+import errno
 from pathlib import Path
 
 import msgspec
 
-from pgbake.errors import LockError
+from pgbake.errors import LockError, host_error
+from pgbake.files import read_hint, read_small_file, write_whole
 from pgbake.inputs.pins import Pin
 
 LOCK_NAME = "pgbake.lock"
 LOCK_VERSION = 1
+#: Bytes; each system and each of its some hundred packages takes about 200.
+_LARGEST = 50_000_000
 
 
 class SourcePin(Pin, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,15 +103,15 @@ def load_lock(file: Path) -> Lock:
     :raises LockError: it is missing, unreadable, or of another version.
     """
     try:
-        raw = file.read_bytes()
+        raw = read_small_file(file, _LARGEST)
     except FileNotFoundError:
         raise LockError(f"there is no {file}", hint="make it with `pgbake lock`") from None
     except OSError as error:
-        raise LockError(f"cannot read {file}: {error.strerror}") from error
+        raise LockError(f"cannot read {file}: {error.strerror}", hint=read_hint(error, file)) from error
     try:
         lock = _DECODER.decode(raw)
         version = lock.version
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         version = _version(raw)
         if version == LOCK_VERSION:
             raise LockError(
@@ -123,16 +126,16 @@ def load_lock(file: Path) -> Lock:
 
 
 def save_lock(lock: Lock, file: Path) -> None:
-    """Write a lock, atomically.
+    """Write a lock, atomically and to disk.
 
     :raises LockError: it cannot be written.
+    :raises HostError: the disk is full.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        temporary.write_text(render_lock(lock), encoding="utf-8")
-        temporary.replace(file)
+        write_whole(file, render_lock(lock).encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise host_error(error, f"cannot write {file}") from error
         raise LockError(f"cannot write {file}: {error.strerror}") from error
 
 
@@ -149,7 +152,7 @@ def _version(raw: bytes) -> int:
     """Return the version that a lock of any form names; this one's where it names none."""
     try:
         return msgspec.json.decode(raw, type=_Version).version
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return LOCK_VERSION
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pgbake.bundle.merge import Bundle, lower_bundle
 from pgbake.errors import ManifestError
+from pgbake.files import read_hint
 from pgbake.formats.system import SYSTEMS, System, host_system
 from pgbake.inputs.mirrors import Mirrors, host_mirrors, manifest_mirrors
 from pgbake.lock import LOCK_NAME, Lock, load_lock
@@ -128,8 +129,12 @@ def find_project(start: Path) -> Project:
     :raises ManifestError: there is none.
     """
     for directory in (start, *start.parents):
-        if (directory / MANIFEST_NAME).exists():
-            return Project(directory)
+        try:
+            if (directory / MANIFEST_NAME).exists():
+                return Project(directory)
+        except OSError as error:  # a directory that is closed to this user, or a circle of links
+            file = directory / MANIFEST_NAME
+            raise ManifestError(f"cannot read {file}: {error.strerror}", hint=read_hint(error, file)) from error
     raise ManifestError(
         f"there is no {MANIFEST_NAME} in {start} or above it",
         hint="make one with `pgbake init`, or name its directory with -C",

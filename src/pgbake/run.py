@@ -24,7 +24,6 @@ PACKAGE_OF_PROGRAM = {
     "apt-cache": "apt",
     "apt-config": "apt",
     "bwrap": "bubblewrap",
-    "dpkg-deb": "dpkg",
     "gpgv": "gpgv",
 }
 
@@ -71,6 +70,7 @@ def run(
     hint: str | None = None,
     timeout: float | None = None,
     user: int | None = None,
+    lock: int | None = None,
 ) -> Completed:
     """Run a program to its end and return its output as text (UTF-8, undecodable bytes replaced).
 
@@ -78,6 +78,8 @@ def run(
     :param check: raise when the status is not zero.
     :param timeout: seconds after which the program is killed.
     :param user: uid to run it as, with that user's own group and no others; for root only.
+    :param lock: descriptor of a lock on what the program writes to. The program inherits it, so the lock stays
+        for as long as the program lives, also where pgbake is killed before it ends.
     :raises HostError: the program is not installed.
     :raises CommandError: it failed; the message holds the command ready to paste, the detail its
         last lines.
@@ -85,7 +87,8 @@ def run(
     try:
         done = subprocess.run(
             list(argv), env=env, cwd=cwd, input=stdin, capture_output=True, check=False, timeout=timeout,
-            stdin=None if stdin is not None else subprocess.DEVNULL, **identity(user),
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+            pass_fds=() if lock is None else (lock,), **identity(user),
         )  # fmt: skip
     except FileNotFoundError:
         raise missing_program(argv[0]) from None

@@ -12,6 +12,12 @@ from typing import TypeVar, get_args
 import msgspec
 
 from pgbake.errors import ManifestError
+from pgbake.files import read_hint, read_small_file
+
+#: Bytes; a file that people write by hand has a thousandth of it.
+_LARGEST = 1_000_000
+
+_NOT_TOML = "this is not TOML: strings stand in quotes, lists in brackets, true and false in small letters"
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -36,23 +42,35 @@ def load_toml(file: Path, kind: type[T]) -> T:
 
     :raises ManifestError: it cannot be read, is no TOML, or holds a wrong key or type.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ManifestError(f"there is no {file}", hint="make one with `pgbake init`") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"cannot read {file}: {error}") from error
+    text = _read_text(file)
     try:
         return msgspec.convert(tomllib.loads(text), kind)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        where = f"{file}:{line[1]}" if line else str(file)
-        raise ManifestError(
-            f"{where}: {str(error).partition(' (at')[0]}",
-            hint="this is not TOML: strings stand in quotes, lists in brackets, true and false in small letters",
-        ) from None
-    except msgspec.ValidationError as error:
+    except RecursionError:
+        raise ManifestError(f"{file}: lists or tables stand in each other too deeply", hint=_NOT_TOML) from None
+    except msgspec.ValidationError as error:  # this first: it is a ValueError too
         raise _explain(file, text, str(error), kind) from None
+    except ValueError as error:  # tomllib's own error, or Python's of a number with thousands of digits
+        place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        where = f"{file}:{place[1]}:{place[2]}" if place else str(file)
+        raise ManifestError(f"{where}: {str(error).partition(' (at')[0]}", hint=_NOT_TOML) from None
+
+
+def _read_text(file: Path) -> str:
+    try:
+        content = read_small_file(file, _LARGEST)
+    except FileNotFoundError:
+        raise ManifestError(f"there is no {file}", hint="make one with `pgbake init`") from None
+    except OSError as error:
+        raise ManifestError(f"cannot read {file}: {error.strerror}", hint=read_hint(error, file)) from error
+    try:
+        return content.decode("utf-8-sig")  # some editors begin a file with a mark of its encoding
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        raise ManifestError(
+            f"{file}:{line}:{column}: byte 0x{content[error.start]:02x} is not UTF-8",
+            hint=f"save it as UTF-8, as with: iconv -f latin1 -t utf-8 {file} -o NEW",
+        ) from None
 
 
 def wrong_value(file: Path, key: str, problem: str, hint: str | None = None) -> ManifestError:

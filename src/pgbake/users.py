@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import stat
 from pathlib import Path
@@ -25,6 +26,22 @@ def identity(user: int | None) -> Identity:
     except KeyError:
         group = user
     return {"user": user, "group": group, "extra_groups": []}
+
+
+def become(who: Identity) -> None:
+    """Make this process, which is root's, that of another user; it stays as it is where ``who`` is empty."""
+    if who:
+        os.setgroups(who["extra_groups"])
+        os.setgid(who["group"])
+        os.setuid(who["user"])
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name, or their number in words where they have none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def closed_directory(path: Path) -> Path | None:

@@ -72,6 +72,6 @@ def test_a_value_that_means_nothing_is_named(tmp_path: Path, extra: str, line: i
 def test_what_is_no_text_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "pgbake.toml").write_bytes(b"\xff\xfe")
     (tmp_path / "directory").mkdir()
-    for name in ("pgbake.toml", "directory"):
-        with pytest.raises(ManifestError, match="cannot read"):
+    for name, problem in (("pgbake.toml", ":1:1: byte 0xff is not UTF-8"), ("directory", "cannot read")):
+        with pytest.raises(ManifestError, match=problem):
             load_manifest(tmp_path / name)

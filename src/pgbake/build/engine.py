@@ -7,28 +7,33 @@ and scanned for references to what the build could see, moved into place, and re
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from pgbake.build.jobserver import JobServer
 from pgbake.build.log import BuildLog
-from pgbake.build.sandbox import build_command, require_sandbox
-from pgbake.build.wrapper import ENVIRONMENT, Wrapped, unwrap
-from pgbake.errors import BuildError, HostError, host_error
+from pgbake.build.output import Silent, lines
+from pgbake.build.sandbox import READY, Sandbox, require_sandbox
+from pgbake.build.wrapper import USUAL, Surroundings, Wrapped, unwrap
+from pgbake.errors import HOST_HINTS, BuildError, HostError, PgbakeError, host_error
 from pgbake.events import Notice, Sink
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.run import describe_status
+from pgbake.store import tree
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore, remove_tree
 from pgbake.store.locks import acquire, open_lock
-from pgbake.users import closed_directory, identity
+from pgbake.users import closed_directory
 
 #: First uid, and their distance, of the ranges that Nix's auto-allocate-uids hands to builds.
 _FIRST_UID = 872415232
@@ -37,14 +42,27 @@ _CLASSICAL_UID = 30001
 _MOST_BUILDS = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How builds are run, whatever they build.
+
+    :param max_silent: seconds without a line of output after which a build is stopped; None: never.
+    :param keep_failed: whether the directory of a build that fails is kept, for `pgbake enter`.
+    """
+
+    max_silent: float | None = 1800
+    keep_failed: bool = False
+
+
 class LocalEngine:
     """Builds derivations of pgbake's form in a local store. Safe to use from several threads."""
 
-    def __init__(self, store: LocalStore, jobs: JobServer, report: Sink) -> None:
+    def __init__(self, store: LocalStore, jobs: JobServer, report: Sink, options: BuildOptions | None = None) -> None:
         """:raises HostError: this machine lets no sandbox be made."""
         self.store = store
         self._jobs = jobs
         self._report = report
+        self._options = options or BuildOptions()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._turn = threading.Lock()
         self._cancelled = False
@@ -54,7 +72,7 @@ class LocalEngine:
                     f"builds run as a user of their own, who cannot reach {store.store_dir}",
                     hint=f"{closed} is closed to others: name a store elsewhere with --store DIR",
                 )
-            require_sandbox(uid)
+            self._sandbox = require_sandbox(uid)
 
     def cancel(self) -> None:
         """Kill every running build; later ones fail at once."""
@@ -74,60 +92,117 @@ class LocalEngine:
         :param task: the id under which events are reported.
         :raises BuildError: it failed; the phase, the last lines and the log's place are told.
         """
-        wrapped = unwrap(derivation)
-        if wrapped is None:
-            raise BuildError(f"{derivation.path} is not of the form that the local engine builds")
-        outputs = {name: StorePath.parse(output.path) for name, output in derivation.outputs.items()}
+        wrapped = _unwrap(derivation)
+        outputs = derivation.output_paths
         drv = self.store.add_derivation(derivation)
+        with self._locked(derivation):
+            if self.store.valid(outputs.values()) == set(outputs.values()):
+                return
+            visible = visible_paths(self.store, derivation)
+            try:
+                with self._performed(wrapped, drv, visible, USUAL, {}, task) as made:
+                    infos = list(self._collect(derivation, outputs, visible, made))
+                    _check_circle(derivation, infos)
+                    self.store.register(infos)
+            except OSError as error:
+                raise host_error(error, f"cannot build {derivation.name}") from error
+
+    @contextmanager
+    def again(
+        self,
+        derivation: Derivation,
+        surroundings: Surroundings,
+        environment: Mapping[str, str],
+        inputs: Iterable[StorePath],
+        task: str,
+    ) -> Iterator[Path]:
+        """Build a derivation a second time, and give the directory that holds its outputs by base name.
+
+        They are as a store has them, but are not put into it; they are gone when the ``with`` block ends.
+
+        :param environment: of the build, beside the usual.
+        :param inputs: valid paths that this build sees beside its inputs.
+        :raises BuildError: it failed this time, or made other outputs.
+        """
+        wrapped = _unwrap(derivation)
+        outputs = derivation.output_paths
+        drv = self.store.add_derivation(derivation)
+        with self._locked(derivation):
+            visible = [*visible_paths(self.store, derivation), *inputs]
+            try:
+                with self._performed(wrapped, drv, visible, surroundings, environment, task) as made:
+                    self._require_outputs(derivation, outputs, made)
+                    for path in outputs.values():
+                        tree.canonicalise(made / path.basename, owner=(0, 0) if os.geteuid() == 0 else None)
+                    yield made
+            except OSError as error:
+                raise host_error(error, f"cannot build {derivation.name} again") from error
+
+    @contextmanager
+    def _locked(self, derivation: Derivation) -> Iterator[None]:
+        """Hold the locks of a derivation and of its outputs."""
 
         def waiting(holder: str) -> None:
             self._report(Notice("info", f"{derivation.name} is being built by {holder}; waiting for it"))
 
         with ExitStack() as stack:
-            for path in sorted(outputs.values()):
-                stack.enter_context(self.store.lock(path, waiting))
-            if self.store.valid(outputs.values()) == set(outputs.values()):
-                return
-            uid = stack.enter_context(self._build_uid())
-            staging = self.store.staging(drv)
-            stack.callback(remove_tree, staging)
-            visible = self._visible(derivation)
-            try:
-                self._perform(wrapped, visible, staging, uid, task)
-                made = list(self._collect(derivation, outputs, visible, staging / "store"))
-                _check_circle(derivation, made)
-                self.store.register(made)
-            except OSError as error:
-                raise host_error(error, f"cannot build {derivation.name}") from error
+            # The derivation's own lock is for its staging directory and its log.
+            for path in (derivation.path, *sorted(derivation.output_paths.values())):
+                stack.enter_context(self.store.lock(path, waiting, lambda: self._cancelled))
+            yield
 
-    def _perform(self, wrapped: Wrapped, visible: list[StorePath], staging: Path, uid: int | None, task: str) -> None:
+    @contextmanager
+    def _performed(
+        self,
+        wrapped: Wrapped,
+        drv: StorePath,
+        visible: Iterable[StorePath],
+        surroundings: Surroundings,
+        environment: Mapping[str, str],
+        task: str,
+    ) -> Iterator[Path]:
+        """Perform a derivation's script, and give the directory in which it made its outputs."""
         derivation = wrapped.derivation
-        for directory in (staging / "store", staging / "build"):
-            directory.mkdir()
-            if uid is not None:
-                os.chown(directory, uid, uid)
-        command = build_command(self.store, wrapped.build_root, visible, staging / "store", staging / "build")
-        environment = {**derivation.env, **ENVIRONMENT}
-        environment |= {"NIX_BUILD_CORES": str(self._jobs.cores), "MAKEFLAGS": self._jobs.makeflags}
-        log = BuildLog(self.store.log_file(derivation.path), task, self._report)
-        try:
-            status = self._run(command, environment, uid, log)
-        finally:
-            log.close()
-        if status != 0:
-            raise BuildError(
-                f"{derivation.name} failed to build in phase {log.phase}: the build {describe_status(status)}",
-                hint=self._where_the_log_is(derivation),
-                detail="\n".join(log.last),
-            )
+        with self._build_uid() as uid, self._staged(drv) as staging:
+            directories = staging / "store", staging / "build"
+            for directory in directories:
+                directory.mkdir()
+                if uid is not None:
+                    os.chown(directory, uid, uid)
+            sandbox = dataclasses.replace(self._sandbox, uid=uid)
+            command = sandbox.command(self.store, wrapped.build_root, visible, *directories, surroundings)
+            cores = self._jobs.cores + surroundings.more_cores
+            variables = {**derivation.env, **surroundings.environment, **environment}
+            variables |= {"NIX_BUILD_CORES": str(cores), "MAKEFLAGS": self._jobs.makeflags}
+            log = BuildLog(self.store.log_file(derivation.path), task, self._report)
+            try:
+                status = self._run(sandbox, command, variables, log)
+                trouble = None if status == 0 else f"the build {describe_status(status)}"
+            except Silent as silent:
+                trouble = f"it printed nothing for {self._options.max_silent:g} s and was stopped; {silent}"
+            finally:
+                log.close()
+            if trouble is not None:
+                keep = self._options.keep_failed and not self._cancelled
+                kept = self.keep(derivation, staging) if keep else None
+                raise self._failure(derivation, log, trouble, kept)
+            yield staging / "store"
 
-    def _run(self, command: list[str], environment: dict[str, str], uid: int | None, log: BuildLog) -> int:
+    @contextmanager
+    def _staged(self, drv: StorePath) -> Iterator[Path]:
+        staging = self.store.staging(drv)
+        try:
+            yield staging
+        finally:
+            remove_tree(staging)
+
+    def _run(self, sandbox: Sandbox, command: list[str], environment: Mapping[str, str], log: BuildLog) -> int:
         with self._turn:
             if self._cancelled:
                 return -signal.SIGTERM
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -135,42 +210,83 @@ class LocalEngine:
                 pass_fds=self._jobs.descriptors,
                 start_new_session=True,
                 umask=0o022,
-                **identity(uid),
+                **sandbox.identity,
             )
             self._running.add(process)
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                log.write(line)
+            assert process.stdin is not None
+            for line in lines(process, self._options.max_silent):
+                if line == READY and not process.stdin.closed:
+                    with suppress(BrokenPipeError):
+                        process.stdin.write(b"\n")
+                        process.stdin.close()
+                else:
+                    log.write(line)
             return process.wait()
         finally:
             with self._turn:
                 self._running.discard(process)
+            if process.stdin is not None:
+                process.stdin.close()
             if process.poll() is None:
                 _kill(process)
                 process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+    def keep(self, derivation: Derivation, staging: Path) -> Path:
+        """Keep the directory of a build, until another one of the same derivation is kept; return its place."""
+        kept = self.store.failed_build(derivation.path)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        remove_tree(kept)
+        return staging.rename(kept)
+
+    def _failure(self, derivation: Derivation, log: BuildLog, trouble: str, kept: Path | None) -> PgbakeError:
+        failed = f"{derivation.name} failed to build in phase {log.phase}"
+        if log.disk_full:
+            return HostError(
+                f"{failed}: {os.strerror(errno.ENOSPC)}", hint=HOST_HINTS[errno.ENOSPC], detail=log.summary()
+            )
+        name = derivation.env.get("pname", derivation.name)
+        hints = []
+        if log.sought:
+            hints.append(
+                f"it tried to reach {' and '.join(log.sought)}, and builds have no network: all that they use is "
+                "declared in the recipe"
+            )
+        hints.append(self._where_the_log_is(derivation))
+        if kept is not None:
+            hints.append(f"its directory is kept; enter it: pgbake enter {name}")
+        else:
+            hints.append("to look into its directory: pgbake build --keep-failed")
+        return BuildError(
+            f"{failed}: {trouble}",
+            hint="\n      ".join(hints),
+            detail=log.summary(),
+        )
 
     def _where_the_log_is(self, derivation: Derivation) -> str:
         name = derivation.env.get("pname", derivation.name)
         return f"the whole log: pgbake log {name} (kept in {self.store.log_file(derivation.path)})"
 
-    def _visible(self, derivation: Derivation) -> list[StorePath]:
-        """Return what the build sees of the store: its inputs and all that they refer to, as in Nix."""
-        paths = set(derivation.input_srcs)
-        for drv, names in derivation.input_drvs.items():
-            built = self.store.derivation(drv)
-            paths.update(StorePath.parse(built.outputs[name].path) for name in names)
-        return list(self.store.closure(paths))
-
-    def _collect(
-        self, derivation: Derivation, outputs: dict[str, StorePath], visible: list[StorePath], made: Path
-    ) -> Iterator[PathInfo]:
+    def _require_outputs(self, derivation: Derivation, outputs: Mapping[str, StorePath], made: Path) -> None:
         for name, path in outputs.items():
             if not os.path.lexists(made / path.basename):
                 raise BuildError(
                     f"{derivation.name} did not make its output {name}",
                     hint=self._where_the_log_is(derivation),
                 )
+
+    def _collect(
+        self, derivation: Derivation, outputs: Mapping[str, StorePath], visible: Iterable[StorePath], made: Path
+    ) -> Iterator[PathInfo]:
+        self._require_outputs(derivation, outputs, made)
+        if not any(_holds_something(made / path.basename) for path in outputs.values()):
+            raise BuildError(
+                f"{derivation.name} was built, but its makefile installed nothing",
+                hint=f"see the end of `pgbake log {derivation.env.get('pname', derivation.name)}`: its `install` must "
+                "heed DESTDIR; `make` in the recipe adds words to make's command line, such as variables",
+            )
         candidates = {*visible, *outputs.values()}
         # What is valid already may be in use: it stays, as in Nix.
         there = self.store.valid(outputs.values())
@@ -181,7 +297,7 @@ class LocalEngine:
     @contextmanager
     def _build_uid(self) -> Iterator[int | None]:
         """Hold a uid that no other build on this machine has, when root; else builds run as the user."""
-        uids = _build_uids() if os.geteuid() == 0 else iter(())
+        uids = build_uids() if os.geteuid() == 0 else iter(())
         pool = self.store.state_dir / "userpool2"
         try:
             pool.mkdir(exist_ok=True)
@@ -199,6 +315,34 @@ class LocalEngine:
         yield None
 
 
+def visible_paths(store: LocalStore, derivation: Derivation) -> list[StorePath]:
+    """Return what a build sees of the store: its inputs and all that they refer to, as in Nix."""
+    paths = set(derivation.input_srcs)
+    for drv, names in derivation.input_drvs.items():
+        built = store.derivation(drv)
+        paths.update(built.output_paths[name] for name in names)
+    return list(store.closure(paths))
+
+
+def _unwrap(derivation: Derivation) -> Wrapped:
+    wrapped = unwrap(derivation)
+    if wrapped is None:
+        raise BuildError(f"{derivation.path} is not of the form that the local engine builds")
+    return wrapped
+
+
+def _holds_something(output: Path) -> bool:
+    """Whether an output is of any use: a file, or a tree with more in it than licences and other documents."""
+    if output.is_symlink() or not output.is_dir():
+        return True
+    for directory, names, files in os.walk(output):
+        if files or any(Path(directory, name).is_symlink() for name in names):
+            return True
+        if directory == str(output / "usr/share") and "doc" in names:
+            names.remove("doc")
+    return False
+
+
 def _check_circle(derivation: Derivation, made: Sequence[PathInfo]) -> None:
     """Refuse outputs that refer to each other in a circle, as Nix does: no collector could ever delete them."""
     paths = {info.path for info in made}
@@ -212,7 +356,7 @@ def _check_circle(derivation: Derivation, made: Sequence[PathInfo]) -> None:
         ) from None
 
 
-def _build_uids() -> Iterator[int]:
+def build_uids() -> Iterator[int]:
     """Return the uids for builds that this user namespace has; none where root is its only user.
 
     The machine's own has all. That of a rootless container usually has 65,536, among which are those of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from pgbake.formats.derivation import Derivation
@@ -41,13 +41,13 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.builds
+        return not self.builds and not self.inputs
 
 
 def why(derivation: Derivation, store: LocalStore) -> str:
     """Say in a few words why a derivation is to be built: what differs from its last build here."""
     last = store.database.latest(f"{derivation.name}.drv")
-    if last is None:
+    if last is None or not store.valid([last]):
         return "it was never built here"
     if last == derivation.path:
         return "its last build did not finish, or was removed"
@@ -63,37 +63,42 @@ def why(derivation: Derivation, store: LocalStore) -> str:
     return f"changed: {', '.join(reasons)}" if reasons else "an input of its inputs has changed"
 
 
-def outputs_of(derivation: Derivation) -> list[StorePath]:
-    """Return the store paths of all outputs of a derivation."""
-    return [StorePath.parse(output.path) for output in derivation.outputs.values()]
-
-
 def make_plan(graph: Graph, goals: Iterable[StorePath], store: LocalStore) -> Plan:
     """Find what is missing for the goals, which are derivations of ``graph``.
 
     What is valid is not looked into further: a package whose outputs are there needs neither its build
-    root nor its sources.
+    root nor its sources. What it refers to is: somebody may have deleted a part of the store by hand.
     """
     builds: dict[StorePath, Derivation] = {}
     reused: dict[StorePath, Derivation] = {}
-    inputs: dict[StorePath, Input] = {}
+    lost: set[StorePath] = set()
+    makers = {output: path for path, made in graph.derivations.items() for output in made.output_paths.values()}
 
     def visit(path: StorePath) -> None:
         if path in builds or path in reused:
             return
         derivation = graph.derivations[path]
-        wanted = outputs_of(derivation)
+        wanted = derivation.output_paths.values()
         if len(store.valid(wanted)) == len(wanted):
             reused[path] = derivation
+            for path_lost in sorted(store.lost(wanted)):
+                if path_lost in makers:
+                    visit(makers[path_lost])
+                elif path_lost in graph.inputs:
+                    lost.add(path_lost)
             return
         for needed in sorted(derivation.input_drvs):
             visit(needed)
-        for source in derivation.input_srcs - store.valid(derivation.input_srcs):
-            inputs[source] = graph.inputs[source]
         builds[path] = derivation
 
     for goal in goals:
         visit(goal)
+    wanted = lost.union(*(derivation.input_srcs for derivation in builds.values()))
+    return Plan(missing_inputs(graph, wanted, store), tuple(builds.values()), tuple(reused.values()))
+
+
+def missing_inputs(graph: Graph, wanted: Set[StorePath], store: LocalStore) -> tuple[Input, ...]:
+    """Return those of the wanted outside inputs that are not in the store, in the order to get them in."""
+    inputs = [graph.inputs[path] for path in wanted - store.valid(wanted)]
     # Large ones first: a build root is unpacked while the rest is still on its way.
-    order = sorted(inputs.values(), key=lambda item: (-sum(pin.size for pin in item.pins.values()), item.name))
-    return Plan(tuple(order), tuple(builds.values()), tuple(reused.values()))
+    return tuple(sorted(inputs, key=lambda item: (-sum(pin.size for pin in item.pins.values()), item.name)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pgbake.events import Sink, task
+from pgbake.events import Notice, Sink, task
 from pgbake.inputs.buildroot import import_runtime, make_build_root
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
@@ -43,6 +43,8 @@ class Provider:
         :raises InputError: no mirror gives a file of it, or another one; or a package cannot be unpacked.
         :raises StoreError: unpacking gave another tree than the lock says.
         """
+        if self.store.valid([item.path]):  # another process was faster
+            return
         stop = threading.Event()
         self._stops.append(stop)
         files = fetch(item.pins, self.mirrors(), self.downloads, self.report, stop=stop)
@@ -50,13 +52,18 @@ class Provider:
             ((name, pin),) = item.pins.items()
             self.store.add_file(item.path.name, bytes.fromhex(pin.sha256), files[name])
         elif item.kind == "root":
-            self._add_tree(item, lambda into: make_build_root(files, into, self.report))
+            self._add_tree(item, lambda into: make_build_root(files, into, self.report), stop)
         else:
             ((name, pin),) = item.pins.items()
             rules = self.catalogue.import_rules(name)
             with task(self.report, f"unpack:{item.path}", "unpack", f"{name} {pin.version}"):
-                self._add_tree(item, lambda into: import_runtime(files[name], into, *rules))
+                self._add_tree(item, lambda into: import_runtime(files[name], into, *rules), stop)
 
-    def _add_tree(self, item: Input, fill: Callable[[Path], None]) -> None:
+    def _add_tree(self, item: Input, fill: Callable[[Path], None], stop: threading.Event) -> None:
         assert item.tree is not None
-        self.store.add_source(item.path.name, item.tree, fill)
+
+        def waiting(holder: str) -> None:
+            what = f"build root {item.name}" if item.kind == "root" else item.name
+            self.report(Notice("info", f"{what} is being unpacked by {holder}; waiting for it"))
+
+        self.store.add_source(item.path.name, item.tree, fill, waiting, stop.is_set)

@@ -21,20 +21,58 @@ from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import SYSTEMS, System
 
-BUILD_UID = 1000
-BUILD_GID = 100
 BUILD_DIR = "/build"
 
-#: What a build's environment holds beside the derivation's own variables.
-ENVIRONMENT = {
-    "HOME": BUILD_DIR,
-    "LC_ALL": "C",
-    "PATH": "/usr/bin:/usr/sbin",
-    "SHELL": "/bin/sh",
-    "TMPDIR": "/tmp",
-    "TZ": "UTC",
-    "USER": "build",
-}
+#: Namespaces and mounts, in bubblewrap's options; both engines use these.
+NAMESPACES = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net")
+MOUNT_OPTIONS = ("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--chdir", BUILD_DIR)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a build sees of the machine that it runs on, and must not let into its outputs.
+
+    The values here are those of every build. A second build with others shows whether it keeps to that
+    (`pgbake.build.rebuild`).
+    """
+
+    uid: int = 1000
+    gid: int = 100
+    hostname: str = "localhost"
+    timezone: str = "UTC"
+    umask: int = 0o022
+    #: How many more cores it is told of than it may use.
+    more_cores: int = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a build's environment holds beside the derivation's own variables."""
+        return {
+            "HOME": BUILD_DIR,
+            "LC_ALL": "C",
+            "PATH": "/usr/bin:/usr/sbin",
+            "SHELL": "/bin/sh",
+            "TMPDIR": "/tmp",
+            "TZ": self.timezone,
+            "USER": "build",
+        }
+
+    @property
+    def user_namespace(self) -> tuple[str, ...]:
+        """bubblewrap's options for a namespace in which the build has its uid."""
+        return (
+            "--unshare-user", *NAMESPACES,
+            "--uid", str(self.uid), "--gid", str(self.gid), "--hostname", self.hostname, "--die-with-parent",
+        )  # fmt: skip
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command that performs a derivation's script inside its build root."""
+        return ("/usr/bin/bash", "-euo", "pipefail", "-c", f'umask {self.umask:03o}; eval "$script"')
+
+
+#: Those of every build.
+USUAL = Surroundings()
 
 #: What Nix sets beyond that and a build must not see, since its value depends on the engine.
 _UNSET = (
@@ -51,26 +89,16 @@ _UNSET = (
     "_",
 )
 
-#: Namespaces, identity and directories, in bubblewrap's options; both engines use these.
-SANDBOX_OPTIONS = (
-    "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net",
-    "--uid", str(BUILD_UID), "--gid", str(BUILD_GID), "--hostname", "localhost", "--die-with-parent",
-)  # fmt: skip
-MOUNT_OPTIONS = ("--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--chdir", BUILD_DIR)
-
-#: The command that performs a derivation's script inside its build root.
-SCRIPT_COMMAND = ("/usr/bin/bash", "-euo", "pipefail", "-c", 'umask 022; eval "$script"')
-
 WRAPPER = "\n".join(
     (
         "lib=$buildRoot/usr/lib/$triplet",
         'exec "$lib/$loader" --library-path "$lib" "$buildRoot/usr/bin/bwrap" \\',
-        "  " + " ".join(SANDBOX_OPTIONS) + " \\",
+        "  " + " ".join(USUAL.user_namespace) + " \\",
         '  --ro-bind "$buildRoot" / --bind /nix/store /nix/store --bind "$NIX_BUILD_TOP" /build \\',
         "  " + " ".join(MOUNT_OPTIONS) + " \\",
         "  " + " ".join(f"--unsetenv {name}" for name in _UNSET) + " \\",
-        "  " + " ".join(f"--setenv {name} {value}" for name, value in ENVIRONMENT.items()) + " \\",
-        "  " + " ".join(SCRIPT_COMMAND[:-1]) + f" '{SCRIPT_COMMAND[-1]}'",
+        "  " + " ".join(f"--setenv {name} {value}" for name, value in USUAL.environment.items()) + " \\",
+        "  " + " ".join(USUAL.command[:-1]) + f" '{USUAL.command[-1]}'",
     )
 )
 

@@ -5,7 +5,8 @@ bundle by the path that it was loaded from, sets the variables of :class:`Row` t
 withdraws them from everything that is started. The support package compiles it with a ``table.h``::
 
     #ifdef TABLE_OF_VARIABLES
-    static const char library_dir[] = "lib/x86_64-linux-gnu";
+    const char library_directory[] = "lib/x86_64-linux-gnu";
+    const char machines_gconv[] = "/usr/lib/x86_64-linux-gnu/gconv";
     static const struct row rows[] = {
         {"LOCPATH", "lib/locale", "", false},      name, paths, unless, first
         {NULL, NULL, NULL, false},
@@ -35,12 +36,18 @@ LIBRARY = "libpgbake-env.so"
 
 #: Where the library's C sources are, with their common header ``env.h``, and which are compiled.
 SOURCE_DIR = Path(str(resources.files("pgbake"))) / "catalogue/env"
-SOURCES = ("libpgbake-env.c", "process.c", "language.c", "connect.c")
+SOURCES = (
+    "libpgbake-env.c", "process.c", "language.c", "connect.c", "accounts.c", "locales.c", "charsets.c", "modules.c",
+    "trust.c", "kernel.c",
+)  # fmt: skip
 
 #: Options of the C compiler. Bound at once (``-z now``): nothing is left to resolve between a fork and an exec.
 COMPILER_OPTIONS = (
     "-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-z,relro,-z,now",
 )  # fmt: skip
+
+#: A directory that every bundle has (`pgbake.bundle.support`), with nothing in it that could be loaded.
+_NO_PLUGINS = "lib/pgbake"
 
 #: What goes into a C string as it is: no quote, backslash or separator.
 _WORD = re.compile(r"[A-Za-z0-9_./+@,=~-]+")
@@ -73,13 +80,28 @@ def debian_rows(triplet: str) -> tuple[Row, ...]:
     lib = f"lib/{triplet}"
     return (
         # glibc then ignores the machine's locale-archive, which another glibc has written. "C" and "POSIX" are
-        # built in, C.UTF-8 is not. Directories in the machine's /usr/lib/locale still come last.
+        # built in, C.UTF-8 is not. Of directories in the machine's /usr/lib/locale see locales.c.
         Row("LOCPATH", ("lib/locale",)),
-        # glibc then ignores its cache and reads gconv-modules; the machine's modules come after ours.
+        # glibc then ignores its cache and reads gconv-modules; of the machine's modules see charsets.c.
         Row("GCONV_PATH", (f"{lib}/gconv",)),
-        # Instead of the compiled-in directory.
+        # Names of time zones: what TZ says, and Python. The machine's own zone is /etc/localtime, whole.
+        Row("TZDIR", ("share/zoneinfo",)),
+        Row("PYTHONTZPATH", ("share/zoneinfo",)),
+        # Instead of the compiled-in file and directories: the machine's openssl.cnf is written for another OpenSSL
+        # and may load engines and providers that are built for one.
+        Row("OPENSSL_CONF", ("etc/ssl/openssl.cnf",)),
         Row("OPENSSL_MODULES", (f"{lib}/ossl-modules",)),
+        Row("OPENSSL_ENGINES", (f"{lib}/engines-3", f"{lib}/engines-1.1"), first=True),
+        # As for OpenSSL; this one is libldap's.
+        Row("GNUTLS_SYSTEM_PRIORITY_FILE", ("etc/gnutls/config",)),
         Row("SASL_PATH", (f"{lib}/sasl2",)),
+        # Debian's libldap looks at Debian's place only.
+        Row("LDAPCONF", ("/etc/openldap/ldap.conf",), unless=("/etc/ldap/ldap.conf",)),
+        # Plugins and data by which a machine would add to what the bundle has. A bundle without any names a
+        # directory of its own that holds none.
+        Row("LIBXSLT_PLUGINS_PATH", (f"{lib}/libxslt-plugins", _NO_PLUGINS), first=True),
+        Row("GDAL_DRIVER_PATH", (f"{lib}/gdalplugins", _NO_PLUGINS), first=True),
+        Row("ICU_TIMEZONE_FILES_DIR", ("share/zoneinfo-icu/44/le", _NO_PLUGINS), first=True),
         # Instead of the compiled-in directory. PROJ reads PROJ_DATA before the older PROJ_LIB, so that ours
         # would hide a user's.
         Row("PROJ_DATA", ("share/proj",), unless=("PROJ_LIB",)),
@@ -140,7 +162,8 @@ def table_header(
     perl = "".join(f"{_string([path])}, " for path in perl_dirs)
     return (
         "#ifdef TABLE_OF_VARIABLES\n"
-        f"static const char library_dir[] = {_string([library_dir])};\n"
+        f"const char library_directory[] = {_string([library_dir])};\n"
+        f"const char machines_gconv[] = {_string([f'/usr/{library_dir}/gconv'])};\n"
         "static const struct row rows[] = {\n"
         f"{''.join(entries)}"
         "    {NULL, NULL, NULL, false},\n"

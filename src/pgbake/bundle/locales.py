@@ -12,8 +12,11 @@ from pgbake.recipes.lowering import Lowering, root_of
 _SCRIPT = r"""
 mkdir -p "$out/usr/lib/locale"
 for locale in $locales; do
-  IFS=, read -r source charmap directory <<< "$locale"
+  IFS=, read -r locale source charmap directory <<< "$locale"
   localedef --no-archive -i "$source" -f "$charmap" "$out/usr/lib/locale/$directory"
+  # by the name that people use, too: glibc looks for it in all directories, the machine's included, before it
+  # looks for the normalised one in the first
+  ln -s "$directory" "$out/usr/lib/locale/$locale"
 done
 """
 
@@ -21,7 +24,7 @@ done
 def locales_package(lowering: Lowering, locales: Sequence[str]) -> Derivation:
     """Lower the package of the given locales (``en_US.UTF-8``, ``C.UTF-8``)."""
     root = lowering.root(*root_of(lowering.catalogue.postgresql, lowering.catalogue))
-    words = [",".join(_definition(locale)) for locale in sorted(locales)]
+    words = [",".join((locale, *_definition(locale))) for locale in sorted(locales)]
     return lowering.graph.add(
         "locales",
         lowering.system,

@@ -55,7 +55,7 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
     entries = [_entry(server, "out", many=True), _silent("programs", server.output("bin"))]
     entries += [_entry(server, language, many=True) for language in manifest.languages]
     entries += [_entry(extension, "out") for extension in extensions]
-    entries += [_silent(made.name, StorePath.parse(made.outputs["out"].path)) for made in (support, locales)]
+    entries += [_silent(made.name, made.output_paths["out"]) for made in (support, locales)]
     runtime = lowering.runtime()
     spec = {
         "name": manifest.name,
@@ -94,7 +94,7 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
         sources=list(runtime.values()),
         needs=needs,
     )
-    path = StorePath.parse(derivation.outputs["out"].path)
+    path = derivation.output_paths["out"]
     return Bundle(lowering.graph, derivation, (server, *extensions), path)
 
 

@@ -11,6 +11,8 @@ output the directory ``$out``, which stands for a ``/usr``::
     share/postgresql/15/         links to extensions' files; timezone is the runtime's
     bin/                         links to the programs that a user calls
     etc/ssl/certs/               one file of CA certificates
+    etc/ssl/openssl.cnf          configurations that change nothing, instead of the machine's;
+    etc/gnutls/config            GnuTLS is libldap's
     receipt.json
 
 Programs (ELF files with an interpreter) are copied, wherever they lie, and patched: the interpreter is the
@@ -25,9 +27,10 @@ import glob
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -36,6 +39,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
+from elftools.elf.segments import NoteSegment
 
 ENVIRONMENT_LIBRARY = "libpgbake-env.so"
 
@@ -58,6 +62,8 @@ class Elf:
     #: library name -> versions that this file wants of it
     wants: dict[str, set[str]] = field(default_factory=dict)
     defines: set[str] = field(default_factory=set)
+    #: The oldest Linux that it runs on, from its note NT_GNU_ABI_TAG; libc has one, and every program.
+    kernel: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def is_program(self) -> bool:
@@ -77,6 +83,8 @@ def read_elf(path: str) -> Elf | None:
             for segment in file.iter_segments():
                 if segment["p_type"] == "PT_INTERP":
                     elf.interpreter = True
+                elif isinstance(segment, NoteSegment):
+                    elf.kernel = max(elf.kernel, *kernels(segment), (0, 0, 0))
                 elif isinstance(segment, DynamicSegment):
                     dynamic = True
                     tag: Any
@@ -104,6 +112,71 @@ def read_elf(path: str) -> Elf | None:
             fail(f"{path} is a damaged ELF file: {error}")
 
 
+@dataclass(frozen=True)
+class Symbols:
+    """The dynamic symbols of an ELF file: those that others may bind to, and those that it must find in others."""
+
+    defined: frozenset[bytes]
+    undefined: frozenset[bytes]
+
+
+def read_symbols(path: str) -> Symbols:
+    """Read the section ``.dynsym`` of a 64-bit little-endian ELF file (System V gABI, chapters 4 and 5).
+
+    By hand, since a bundle's libraries have tens of thousands of symbols. Versions of symbols are left out:
+    :meth:`Merge.check_versions` has compared these.
+    """
+    with open(path, "rb") as stream:
+
+        def read(offset: int, length: int) -> bytes:
+            stream.seek(offset)
+            return stream.read(length)
+
+        defined, undefined = set(), set()
+        try:
+            header = read(0, 0x40)
+            (table_of_sections,) = struct.unpack_from("<Q", header, 0x28)
+            size, count = struct.unpack_from("<HH", header, 0x3A)
+            # Of each section: type, place in the file, length, and the section that it belongs to.
+            sections = [
+                struct.unpack_from("<4xI16xQQI", read(table_of_sections + number * size, size))
+                for number in range(count)
+            ]
+            for kind, offset, length, link in sections:
+                if kind != _SHT_DYNSYM:
+                    continue
+                strings = read(*sections[link][1:3])
+                end = strings.index
+                for name, info, other, section in struct.iter_unpack("<IBBH16x", read(offset, length)):
+                    binding = info >> 4
+                    if binding == _STB_LOCAL or not name:
+                        continue
+                    text = strings[name : end(b"\0", name)]
+                    if section != _SHN_UNDEF:
+                        if other & 3 not in (_STV_INTERNAL, _STV_HIDDEN):
+                            defined.add(text)
+                    elif binding != _STB_WEAK:
+                        undefined.add(text)
+        except (struct.error, IndexError, ValueError):
+            fail(f"{path} is a damaged ELF file: its dynamic symbols cannot be read")
+    return Symbols(frozenset(defined), frozenset(undefined))
+
+
+_SHT_DYNSYM, _SHN_UNDEF = 11, 0
+_STB_LOCAL, _STB_WEAK = 0, 2
+_STV_INTERNAL, _STV_HIDDEN = 1, 2
+
+
+def kernels(segment: NoteSegment) -> Iterator[tuple[int, int, int]]:
+    """Yield what the notes of a segment say of the oldest kernel: ``.note.ABI-tag``, where it is one of Linux."""
+    note: Any
+    for note in segment.iter_notes():
+        if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_ABI_TAG":
+            tag = note["n_desc"]
+            if tag.abi_os == "ELF_NOTE_OS_LINUX":
+                yield tag.abi_major, tag.abi_minor, tag.abi_tiny
+
+
 def files_below(top: str) -> Iterator[str]:
     """Yield the files and links below a directory, relative to it, sorted."""
     for directory, names, files in os.walk(top):
@@ -117,8 +190,9 @@ def files_below(top: str) -> Iterator[str]:
 class Tree:
     """One package's tree below ``usr``, with its ELF files read."""
 
-    def __init__(self, label: str, path: str) -> None:
-        self.label = label
+    def __init__(self, name: str, path: str, version: str = "") -> None:
+        self.name = name
+        self.label = f"{name} {version}".rstrip()
         self.usr = os.path.join(path, "usr")
         self.files = list(files_below(self.usr))
         self.elves: dict[str, Elf] = {}
@@ -140,9 +214,13 @@ class Merge:
         self.major = spec["major"]
         self.libraries = f"lib/{spec['triplet']}"
         self.modules = f"lib/postgresql/{self.major}/lib"
-        self.packages = [Tree(f"{p['name']} {p['version']}", p["path"]) for p in spec["packages"]]
+        self.packages = [Tree(p["name"], p["path"], p["version"]) for p in spec["packages"]]
         self.runtime: dict[str, Tree] = {}
         self.candidates = {r["name"]: r for r in spec["runtime"]}
+        #: Where a library or module of a name lies, and what it needs.
+        self.libraries_by_name: dict[str, tuple[str, Elf]] = {}
+        #: Of the files that were asked for.
+        self.symbols: dict[str, Symbols] = {}
         #: Directories that are never one link to a package, since the merge itself adds to them.
         self.own = {"", "bin", "etc", "lib", "share", f"lib/postgresql/{self.major}", f"share/postgresql/{self.major}"}
 
@@ -270,6 +348,121 @@ class Merge:
                         f"its makefile installs {', '.join(sorted(scripts)) or 'none'}; see `make` in the recipe"
                     )
 
+    # --- what the server will say when it loads a module -------------------------------------------
+
+    def check_symbols(self) -> None:
+        """Check that the server can load every module: each symbol that it wants is defined by somebody.
+
+        PostgreSQL binds all symbols of a module when it loads it. They may be the server's or its libraries',
+        the module's own or its libraries', or those of modules that are loaded before: the ones of extensions
+        that the module's extension `requires`, and the ones that it must have preloaded. A weak symbol may stay
+        undefined.
+        """
+        trees = [*self.packages, *self.runtime.values()]
+        for tree in trees:
+            for file, elf in tree.elves.items():
+                if not elf.is_program:
+                    for name in {os.path.basename(file), elf.soname} - {""}:
+                        self.libraries_by_name.setdefault(name, (os.path.join(tree.usr, file), elf))
+        server = f"lib/postgresql/{self.major}/bin/postgres"
+        scope: set[bytes] = set()
+        for tree in self.packages:
+            if server in tree.elves:
+                files = self.loaded_with(os.path.join(tree.usr, server), tree.elves[server])
+                scope = self.defined_by([*files, *self.loaded_by_name(ENVIRONMENT_LIBRARY)])
+        extensions = self.all_extensions()
+        problems = []
+        for tree in self.packages:
+            own = [e for e in extensions if e["package"] == tree.name]
+            for file, elf in tree.elves.items():
+                if elf.is_program or not file.startswith(self.modules + "/"):
+                    continue
+                files = self.loaded_with(os.path.join(tree.usr, file), elf)
+                # Libraries of Debian's are Debian's to get right.
+                wanted = {
+                    symbol
+                    for loaded in files
+                    if any(loaded.startswith(package.usr + "/") for package in self.packages)
+                    for symbol in self.symbols_of(loaded).undefined
+                }
+                missing = wanted - scope
+                missing = missing and missing - self.defined_by(files)
+                missing = missing and missing - self.defined_by(self.loaded_before(file, own, extensions))
+                if missing:
+                    problems.append(self.missing_symbols(tree, file, missing))
+        if problems:
+            fail("\nmerge: ".join(problems))
+
+    def symbols_of(self, path: str) -> Symbols:
+        """Return the symbols of a file, read once."""
+        if path not in self.symbols:
+            self.symbols[path] = read_symbols(path)
+        return self.symbols[path]
+
+    def defined_by(self, paths: Iterable[str]) -> set[bytes]:
+        """Return what files define."""
+        return {symbol for path in paths for symbol in self.symbols_of(path).defined}
+
+    def loaded_with(self, path: str, elf: Elf) -> list[str]:
+        """Return the files that the loader maps for a file: itself, what it needs, and what that needs."""
+        found = {path: elf}
+        pending = [elf]
+        while pending:
+            for needed in pending.pop().needed:
+                library = self.libraries_by_name.get(needed)
+                if library and library[0] not in found:
+                    found[library[0]] = library[1]
+                    pending.append(library[1])
+        return list(found)
+
+    def loaded_by_name(self, name: str) -> list[str]:
+        """Return the files that the loader maps for a library or module of a name; none where it is not there."""
+        library = self.libraries_by_name.get(name)
+        return self.loaded_with(*library) if library else []
+
+    def loaded_before(self, file: str, own: list[dict[str, Any]], extensions: list[dict[str, Any]]) -> list[str]:
+        """Return the files that are loaded before a module, by what its package's extensions say.
+
+        :param own: the extensions of its package.
+        """
+        module = os.path.basename(file)
+        pending = [e for e in own if module in e["libraries"]]
+        names = [f"{library}.so" for e in pending for library in e["preload"]]
+        done: set[str] = set()
+        while pending:
+            for required in pending.pop()["requires"]:
+                if required not in done:
+                    done.add(required)
+                    found = [e for e in extensions if e["name"] == required]
+                    pending += found
+                    names += [library for e in found for library in e["libraries"]]
+        return [path for name in names for path in self.loaded_by_name(name)]
+
+    def missing_symbols(self, tree: Tree, file: str, missing: set[bytes]) -> str:
+        """Say what a module lacks, and who in the bundle or in the lock would have it."""
+        names = sorted(symbol.decode(errors="replace") for symbol in missing)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        text = (
+            f"{tree.label}: {file} wants {', '.join(names[:5])}{more}, defined neither by the server nor by a library "
+            "that it needs nor by an extension that it requires"
+        )
+        for name, (path, _) in sorted(self.libraries_by_name.items()):
+            if missing & self.symbols_of(path).defined:
+                if os.path.dirname(path).endswith(self.modules):
+                    return f"{text}; {name} has it: name its extension under `requires` in the control file"
+                return f"{text}; {name} has it: {_LINK_WITH} {_link_option(name)}"
+        for package, entry in sorted(self.candidates.items()):
+            if package not in self.runtime:
+                candidate = Tree(package, entry["path"])
+                for library in candidate.elves:
+                    if missing & read_symbols(os.path.join(candidate.usr, library)).defined:
+                        name = os.path.basename(library)
+                        return f"{text}; {name} of {package} has it: {_LINK_WITH} {_link_option(name)}"
+        return (
+            f"{text}; name the Debian package of the library's headers under `build` in the recipe and link with the "
+            'library, as in make = ["SHLIB_LINK=-lNAME"], or leave out the code that wants it'
+        )
+
     # --- the tree ----------------------------------------------------------------------------------
 
     def link(self) -> None:
@@ -363,6 +556,15 @@ class Merge:
                 with open(file, "rb") as certificate:
                     bundle.write(certificate.read().rstrip(b"\n") + b"\n")
 
+    def tls_configuration(self) -> None:
+        """Write configurations that change nothing: the machine's are for the machine's OpenSSL and GnuTLS."""
+        openssl = "openssl_conf = openssl_init\n\n[openssl_init]\n"  # as Debian's
+        for name, text in (("ssl/openssl.cnf", openssl), ("gnutls/config", "# GnuTLS's own defaults\n")):
+            path = os.path.join(self.out, "etc", name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+
     # --- the receipt -------------------------------------------------------------------------------
 
     def receipt(self) -> None:
@@ -370,12 +572,11 @@ class Merge:
         versions = subprocess.run(
             [os.path.join(self.out, "lib/pgbake/versions")], stdout=subprocess.PIPE, text=True, check=True, env={}
         )
-        packages = []
-        extensions = []
-        for entry, tree in zip(self.spec["packages"], self.packages, strict=True):
-            if entry["receipt"]:
-                packages.append({k: entry[k] for k in ("name", "version", "licence", "path", "source")})
-                extensions += self.extensions(entry, tree)
+        packages = [
+            {k: entry[k] for k in ("name", "version", "licence", "path", "source")}
+            for entry in self.spec["packages"]
+            if entry["receipt"]
+        ]
         receipt = {
             "version": 1,
             "name": self.spec["name"],
@@ -383,7 +584,7 @@ class Merge:
             "platform": self.spec["platform"],
             "postgresql": {"version": self.spec["postgresql"], "major": self.major},
             "packages": packages,
-            "extensions": sorted(extensions, key=lambda e: e["name"]),
+            "extensions": sorted(self.all_extensions(), key=lambda e: e["name"]),
             "preload": self.spec["preload"],
             "settings": self.spec["settings"],
             "runtime": [
@@ -393,11 +594,26 @@ class Merge:
             ],
             "locales": self.spec["locales"],
             "collations": json.loads(versions.stdout),
+            "kernel": self.kernel(),
             "build-roots": self.spec["buildRoots"],
         }
         with open(os.path.join(self.out, "receipt.json"), "w", encoding="utf-8") as file:
             json.dump(receipt, file, indent=2, ensure_ascii=False)
             file.write("\n")
+
+    def all_extensions(self) -> list[dict[str, Any]]:
+        """Describe all extensions of the bundle."""
+        return [
+            extension
+            for entry, tree in zip(self.spec["packages"], self.packages, strict=True)
+            if entry["receipt"]
+            for extension in self.extensions(entry, tree)
+        ]
+
+    def kernel(self) -> str:
+        """Return the oldest Linux on which all of the bundle runs: the newest that one of its files asks for."""
+        trees = [*self.packages, *self.runtime.values()]
+        return ".".join(map(str, max(elf.kernel for tree in trees for elf in tree.elves.values())))
 
     def extensions(self, entry: dict[str, Any], tree: Tree) -> list[dict[str, Any]]:
         """Describe the extensions that a package brings, from their control files."""
@@ -430,6 +646,14 @@ class Merge:
         return found
 
 
+_LINK_WITH = "link with it, in the recipe:"
+
+
+def _link_option(library: str) -> str:
+    """Return how a recipe says to link with ``libNAME.so.N``."""
+    return f'make = ["SHLIB_LINK=-l{library.removeprefix("lib").partition(".so")[0]}"]'
+
+
 def read_control(path: str) -> dict[str, str]:
     """Read an extension's control file: PostgreSQL's configuration syntax, ``key = 'value'``."""
     values = {}
@@ -459,11 +683,13 @@ def main() -> None:
     phase("check")
     merge.check_versions()
     merge.check_extensions()
+    merge.check_symbols()
     phase("link")
     merge.link()
     phase("patch")
     merge.patch()
     merge.certificates()
+    merge.tls_configuration()
     phase("receipt")
     merge.receipt()
 

@@ -43,6 +43,8 @@ class Receipt(msgspec.Struct, frozen=True):
     settings: dict[str, str]
     locales: tuple[str, ...]
     collations: dict[str, str]
+    #: The oldest Linux that the bundle runs on, such as ``3.2.0``; unknown ("") of bundles that older pgbakes made.
+    kernel: str = ""
 
 
 def read_receipt(bundle: Path) -> Receipt:

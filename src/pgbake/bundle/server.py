@@ -6,9 +6,13 @@
     SERVERS/ID.json          which bundle a data directory runs with, and on which port
     SERVERS/ID.bundle        keeps that bundle from being collected as garbage
     SERVERS/ID.pgpass        the superuser's password for TCP, in libpq's format
+    SERVERS/ID.lock          held while the server is made, started or stopped
 
 ID stands for the data directory's path. Over the socket, which only the server's user and root can
 reach, no password is asked; over TCP (loopback only) it is SCRAM with a password made at the first start.
+
+Each is written before the server that it tells of is there, so that after a kill at any moment the next
+`pgbake up` knows the server that is running, or makes and starts it.
 """
 
 from __future__ import annotations
@@ -17,31 +21,45 @@ import contextlib
 import errno
 import hashlib
 import os
-import pwd
 import secrets
-import shutil
 import socket
-import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 
-from pgbake.build.sandbox import namespace_command
+from pgbake.build.sandbox import namespace_command, require_namespace
+from pgbake.bundle.cluster import (
+    SUPERUSER,
+    await_burial,
+    await_ready,
+    clear,
+    is_cluster,
+    postmaster,
+    remove_empty_pid_file,
+    server_user,
+    write_settings,
+)
+from pgbake.bundle.collations import Database, changed_versions, moved_collations
+from pgbake.bundle.kernel import require_kernel
 from pgbake.bundle.receipt import Receipt, read_receipt
-from pgbake.errors import CommandError, ServerError
-from pgbake.events import Sink, task
+from pgbake.errors import HOST_HINTS, CommandError, HostError, PgbakeError, ServerError, StoreError, host_error
+from pgbake.events import Notice, Sink, task
+from pgbake.files import flush_directory, write_whole
 from pgbake.formats.storepath import StorePath
 from pgbake.run import Completed, run
-from pgbake.store.local import LocalStore, remove_tree
-from pgbake.users import closed_directory
+from pgbake.store.local import LocalStore
+from pgbake.store.locks import OnWait, path_lock, silent
+from pgbake.users import closed_directory, user_name
 
-SUPERUSER = "postgres"
 _FIRST_PORT = 5432
+#: Seconds that a server has to accept a connection, and to answer a question of ours.
+_CONNECT_TIMEOUT, _ANSWER_TIMEOUT = 3, 5
 #: A Unix socket's path must fit into struct sockaddr_un: 107 bytes.
-_LONGEST_SOCKET_DIR = 107 - len("/.s.PGSQL.65535")
+LONGEST_SOCKET_DIR = 107 - len("/.s.PGSQL.65535")
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -102,6 +120,9 @@ class Servers:
         digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
         return self.directory / f"{digest}.{suffix}"
 
+    def _lock(self, data: Path, on_wait: OnWait = silent) -> AbstractContextManager[int]:
+        return path_lock(self._file(data, "lock").with_suffix(""), on_wait)
+
     def _status(self, registered: Registered) -> Status:
         data = Path(registered.data)
         host = quote(str(data), safe="")
@@ -109,11 +130,41 @@ class Servers:
             data=data,
             bundle=StorePath.parse(registered.bundle),
             port=registered.port,
-            pid=_postmaster(data),
+            pid=postmaster(data),
             uri=f"postgresql://{SUPERUSER}@{host}:{registered.port}/postgres",
             tcp_uri=f"postgresql://{SUPERUSER}@localhost:{registered.port}/postgres",
             pgpass=self._file(data, "pgpass"),
         )
+
+    def collations(self, status: Status) -> tuple[Database, ...]:
+        """Return the databases of a running server whose collations have moved, or that did not answer.
+
+        :raises ServerError: the server does not answer, or not in time.
+        """
+        receipt = read_receipt(self.store.physical(status.bundle))
+        command = namespace_command(self.store, [f"{status.bundle}/bin/psql", "-XAtqw"])
+        options = {"statement_timeout": f"{_ANSWER_TIMEOUT}s", "default_transaction_read_only": "on", "search_path": ""}
+
+        def ask(database: str, query: str) -> str:
+            environment = {
+                "PGHOST": str(status.data),
+                "PGPORT": str(status.port),
+                "PGUSER": SUPERUSER,
+                "PGDATABASE": database,
+                "PGCLIENTENCODING": "UTF8",
+                "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT),
+                "PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in options.items()),
+                "PATH": "/usr/local/bin:/usr/bin:/bin",
+            }
+            limit = _CONNECT_TIMEOUT + 2 * _ANSWER_TIMEOUT
+            return run(command, sandbox="bundle", env=environment, stdin=query.encode(), timeout=limit).stdout
+
+        try:
+            return moved_collations(ask, receipt.postgresql.major)
+        except CommandError as error:
+            raise ServerError(
+                f"the server of {status.data} does not answer", detail=error.detail or error.message
+            ) from error
 
     # --- up and down -------------------------------------------------------------------------------
 
@@ -127,9 +178,26 @@ class Servers:
         :returns: the running server, and whether it was started by this call.
         :raises ServerError: the port is taken, the data directory is another major's or somebody else's,
             or the server does not start; the end of its log is the detail.
+        :raises HostError: the disk is full, the kernel is too old, or the store's programs cannot be run.
         """
+
+        def waiting(holder: str) -> None:
+            report(Notice("info", f"the server of {data} is being started or stopped by {holder}; waiting for it"))
+
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._lock(data, waiting) as lock:
+                return self._up(data, bundle, port, settings, report, lock)
+        except OSError as error:
+            raise host_error(error, f"cannot start a server in {data}") from error
+
+    def _up(
+        self, data: Path, bundle: StorePath, port: int | None, settings: Mapping[str, str], report: Sink, lock: int
+    ) -> tuple[Status, bool]:
         receipt = read_receipt(self.store.physical(bundle))
+        require_kernel(receipt)
         registered = self._file(data, "json")
+        await_ready(data)
         if registered.exists() and (status := self.find(data)).pid is not None:
             if status.bundle != bundle:
                 raise ServerError(
@@ -139,72 +207,100 @@ class Servers:
             if port not in (None, status.port):
                 raise ServerError(f"the server of {data} is running on port {status.port}", hint="pgbake down first")
             return status, False
-        if len(os.fsencode(data)) > _LONGEST_SOCKET_DIR:
+        if len(os.fsencode(data)) > LONGEST_SOCKET_DIR:
             raise ServerError(
                 f"the path {data} is too long for a Unix socket in it", hint="name a shorter one with --data"
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        last = self.find(data).port if registered.exists() else None
-        port = choose_port(port, last)
-        user = _server_user(data)
+        last = self.find(data) if registered.exists() else None
+        port = choose_port(port, last.port if last else None)
+        user = server_user(data)
+        require_namespace(self.store, user)
         with task(report, str(data), "start", f"PostgreSQL {receipt.postgresql.version} on port {port}"):
-            if not _is_cluster(data, receipt.postgresql.major):
-                self._initdb(data, bundle, receipt, user)
-            _write_settings(data, receipt, port, settings, user)
-            _await_burial(data)
+            if not is_cluster(data, receipt.postgresql.major):
+                self._initdb(data, bundle, receipt, user, lock)
+            write_settings(data, receipt, port, settings, user)
+            self.store.link_root(self._file(data, "bundle"), bundle)
+            write_whole(registered, msgspec.json.encode(Registered(str(data), str(bundle), port)))
+            await_burial(data)
+            remove_empty_pid_file(data)
             self._start(data, bundle, user)
-        _write(registered, msgspec.json.encode(Registered(str(data), str(bundle), port)))
-        self.store.link_root(self._file(data, "bundle"), bundle)
+        if last and (changed := self._changed_collations(last.bundle, receipt)):
+            report(
+                Notice(
+                    "warning",
+                    f"the order of text may have changed with the bundle ({changed}): "
+                    "`pgbake status` lists the indexes to rebuild",
+                )
+            )
         return self.find(data), True
+
+    def _changed_collations(self, last: StorePath, receipt: Receipt) -> str | None:
+        """Say how the versions of collations differ from those of the last bundle, where that is still there."""
+        try:
+            before = read_receipt(self.store.physical(last))
+        except StoreError:
+            return None
+        return changed_versions(before.collations, receipt.collations)
 
     def down(self, status: Status) -> None:
         """Stop a server: open transactions are rolled back, and everything committed is on disk.
 
         :raises ServerError: it does not stop.
         """
-        user = _server_user(status.data)
+        user = server_user(status.data)
         try:
-            self._run(status.bundle, user, "pg_ctl", "stop", "-D", str(status.data), "-m", "fast", "-w", "-t", "120")
+            with self._lock(status.data):
+                if postmaster(status.data) is None:  # another process was faster
+                    return
+                self._run(
+                    status.bundle, user, "pg_ctl", "stop", "-D", str(status.data), "-m", "fast", "-w", "-t", "120"
+                )
         except CommandError as error:
             raise ServerError(f"the server of {status.data} did not stop", detail=error.detail) from error
 
-    def _initdb(self, data: Path, bundle: StorePath, receipt: Receipt, user: int | None) -> None:
-        """Make a data directory beside its place and move it there, so that a killed initdb leaves none."""
+    def _initdb(self, data: Path, bundle: StorePath, receipt: Receipt, user: int | None, lock: int) -> None:
+        """Make a data directory beside its place and move it there, so that a killed initdb leaves none.
+
+        :param lock: kept by initdb, so that nobody begins anew beside one that outlives its pgbake.
+        """
         if user is not None and (closed := closed_directory(data.parent)):
             raise ServerError(
-                f"PostgreSQL runs as {_name(user)}, who cannot reach {data}",
+                f"PostgreSQL runs as {user_name(user)}, who cannot reach {data}",
                 hint=f"{closed} is closed to others: name another directory with --data",
             )
         new = data.with_name(f".{data.name}.new")
-        remove_tree(new)
+        clear(new)
         try:
             new.mkdir(parents=True, mode=0o700)
         except OSError as error:
             raise ServerError(f"cannot make a data directory in {data.parent}: {error.strerror}") from error
         password = secrets.token_urlsafe(18)
         secret = new.with_name(f".{data.name}.password")
-        descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            os.write(descriptor, password.encode())
-            os.close(descriptor)
+            write_whole(secret, password.encode(), mode=0o600)
             if user is not None:
                 os.chown(new, user, -1)
                 os.chown(secret, user, -1)
             self._run(
                 bundle, user, "initdb", "-D", str(new), "-U", SUPERUSER, "-E", "UTF8",
                 f"--locale={receipt.locales[0] if receipt.locales else 'C'}", "--data-checksums",
-                "--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={secret}",
+                "--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={secret}", lock=lock,
             )  # fmt: skip
+            secret.unlink()
             with (new / "postgresql.conf").open("a") as file:
                 file.write("\ninclude 'pgbake.conf'\n")
+                file.flush()
+                os.fsync(file.fileno())  # initdb has done so with all the rest
+            # Nothing but this file knows the password: it is there before what it opens.
+            pgpass = f"localhost:*:*:{SUPERUSER}:{password}\n"
+            write_whole(self._file(data, "pgpass"), pgpass.encode(), mode=0o600)
             new.rename(data)
+            flush_directory(data.parent)
         except CommandError as error:
-            raise ServerError(f"initdb could not make {data}", detail=error.detail) from error
+            raise _failed(f"initdb could not make {data}", error.detail) from error
         finally:
             secret.unlink(missing_ok=True)
-            remove_tree(new)
-        pgpass = self._file(data, "pgpass")
-        _write(pgpass, f"localhost:*:*:{SUPERUSER}:{password}\n".encode(), mode=0o600)
+            clear(new)
 
     def _start(self, data: Path, bundle: StorePath, user: int | None) -> None:
         log = data / "server.log"
@@ -212,19 +308,22 @@ class Servers:
         try:
             self._run(bundle, user, "pg_ctl", "start", "-D", str(data), "-l", str(log), "-s", "-w", "-t", "120")
         except CommandError as error:
+            if postmaster(data) is not None:  # started by a pgbake that was killed before it could see it
+                await_ready(data)
+                return
             text = ""
             with contextlib.suppress(OSError), log.open(errors="replace") as file:
                 file.seek(begin)
                 text = "\n".join(file.read().splitlines()[-15:])
-            raise ServerError(
-                f"the server of {data} did not start", hint=f"its log: {log}", detail=text or error.detail
+            raise _failed(
+                f"the server of {data} did not start", text or error.detail, hint=f"its log: {log}"
             ) from error
 
-    def _run(self, bundle: StorePath, user: int | None, program: str, *args: str) -> Completed:
-        command = namespace_command(self.store, [f"{bundle}/bin/{program}", *args])
+    def _run(self, bundle: StorePath, user: int | None, program: str, *args: str, lock: int | None = None) -> Completed:
+        command = namespace_command(self.store, [f"{bundle}/bin/{program}", *args], die_with_parent=True)
         # Nothing of the caller's environment: a server must not depend on the shell that started it.
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LC_MESSAGES": "C"}
-        return run(command, sandbox="bundle", env=environment, cwd=Path("/"), user=user)
+        return run(command, sandbox="bundle", env=environment, cwd=Path("/"), user=user, lock=lock)
 
 
 def choose_port(wanted: int | None, last: int | None = None) -> int:
@@ -259,110 +358,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _postmaster(data: Path) -> int | None:
-    """Return the pid of the server that runs on a data directory, as its postmaster.pid tells, or None."""
-    try:
-        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-        # The file outlives a killed server, and its pid may be another program's by now.
-        running = Path(f"/proc/{pid}/cwd").readlink()
-    except PermissionError:
-        return pid
-    except (OSError, ValueError, IndexError):
-        return None
-    return pid if running == data else None
-
-
-def _await_burial(data: Path) -> None:
-    """Wait while the last server of a data directory is dead but not yet reaped by its parent.
-
-    PostgreSQL takes its pid, which still exists, for a running server. The init of some containers takes
-    seconds to reap.
-    """
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        try:
-            pid = (data / "postmaster.pid").read_text().split()[0]
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            return
-        if state != "Z":
-            return
-        time.sleep(0.1)
-
-
-def _server_user(data: Path) -> int | None:
-    """Return the uid that a server runs as when root starts it, since PostgreSQL refuses to run as root.
-
-    :raises ServerError: root owns the data directory.
-    """
-    if os.geteuid() != 0:
-        return None
-    if data.exists() and any(data.iterdir()):
-        owner = data.stat().st_uid
-        if owner == 0:
-            raise ServerError(
-                f"{data} belongs to root, and PostgreSQL does not run as root",
-                hint="give it to another user with chown -R, or name another directory with --data",
-            )
-        return owner
-    if (sudo := os.environ.get("SUDO_UID", "0")) != "0":
-        return int(sudo)
-    for name in (SUPERUSER, "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name).pw_uid
-    return 65534
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
-def _is_cluster(data: Path, major: int) -> bool:
-    """Whether a data directory is made already; False means that it is absent or empty.
-
-    :raises ServerError: it is another major's, or holds something else.
-    """
-    try:
-        version = (data / "PG_VERSION").read_text().strip()
-    except PermissionError:
-        raise ServerError(f"you may not read {data}", hint="name a directory of your own with --data") from None
-    except (FileNotFoundError, NotADirectoryError):
-        if data.exists() and (not data.is_dir() or any(data.iterdir())):
-            raise ServerError(
-                f"{data} is not empty and is no data directory of PostgreSQL", hint="name another with --data"
-            ) from None
-        return False
-    if version != str(major):
-        raise ServerError(
-            f"{data} was made by PostgreSQL {version}; this bundle is PostgreSQL {major}",
-            hint=f"use a bundle of PostgreSQL {version}, or another directory with --data",
-        )
-    return True
-
-
-def _write_settings(data: Path, receipt: Receipt, port: int, settings: Mapping[str, str], user: int | None) -> None:
-    values = {
-        "port": str(port),
-        "listen_addresses": "localhost",
-        "unix_socket_directories": str(data),
-        "shared_preload_libraries": ",".join(receipt.preload),
-        **receipt.settings,
-        **settings,
-    }
-    lines = ["# Written by `pgbake up` at each start, from the bundle's receipt and the manifest's [settings]."]
-    lines += [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in values.items()]
-    file = data / "pgbake.conf"
-    _write(file, ("\n".join(lines) + "\n").encode())
-    if user is not None:
-        shutil.chown(file, user)
-
-
-def _write(file: Path, content: bytes, mode: int = 0o644) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    temporary.replace(file)
+def _failed(message: str, detail: str | None, hint: str | None = None) -> PgbakeError:
+    """Return the error of a program that failed; a full disk is told as such."""
+    if detail and os.strerror(errno.ENOSPC) in detail:
+        return HostError(f"{message}: {os.strerror(errno.ENOSPC)}", hint=HOST_HINTS[errno.ENOSPC], detail=detail)
+    return ServerError(message, hint=hint, detail=detail)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgbake.cli.app import App, json_option, pass_app, system_option
+from pgbake.errors import BuildError
+
+if TYPE_CHECKING:
+    from pgbake.build.rebuild import Comparison
+
+#: How many of an output's differing files are listed.
+_SHOWN_DIFFERENCES = 20
 
 
 @click.command(
@@ -16,12 +26,24 @@ from pgbake.cli.app import App, json_option, pass_app, system_option
 Examples:
   pgbake build                     build what is missing, and point ./result at the bundle
   pgbake build pgvector            build one package
-  pgbake build --dry-run           the same as `pgbake plan`""",
+  pgbake build --dry-run           the same as `pgbake plan`
+  pgbake build --rebuild           build all of it once more, elsewhere, and compare the bits
+  pgbake build --keep-failed       keep the directory of a build that fails, for `pgbake enter`""",
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--out-link", type=click.Path(path_type=Path), help="Link to the bundle to make [default: ./result].")
 @click.option("--no-link", is_flag=True, help="Make no link: the result may be collected as garbage.")
 @click.option("--cores", type=click.IntRange(1), help="Cores to use together [default: all].")
+@click.option("--rebuild", is_flag=True, help="Build what is there a second time, and compare.")
+@click.option("--keep-failed", is_flag=True, help="Keep the directory of a build that fails, or that differs.")
+@click.option(
+    "--max-silent-time",
+    type=click.FloatRange(0),
+    default=1800,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop a build that prints nothing for so long; 0: never.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @system_option
 @json_option
@@ -32,6 +54,9 @@ def command(
     out_link: Path | None,
     no_link: bool,
     cores: int | None,
+    rebuild: bool,
+    keep_failed: bool,
+    max_silent_time: float,
     dry_run: bool,
     system: str | None,
     as_json: bool,
@@ -39,12 +64,22 @@ def command(
     """Build the bundle of the manifest, or only the packages NAME of it.
 
     What was built before and has not changed is reused. The answer is the store path.
+
+    With --rebuild, the bundle and all its packages, or the packages NAME, are then built a second time: with
+    another clock, time zone, uid, host name, number of cores, umask, order of directories and kernel release.
+    The answer is which outputs came out the same, and what differs with its likely cause; the exit status is 1
+    if anything does. The store stays as it is.
     """
+    from pgbake.build.engine import BuildOptions
     from pgbake.build.plan import make_plan
-    from pgbake.cli.goals import choose, realise_plan
+    from pgbake.cli.goals import choose, realise_plan, rebuild_packages
 
     target = app.project.system(system)
     bundle = app.project.bundle(target)
+    options = BuildOptions(max_silent_time or None, keep_failed)
+    if rebuild and not dry_run:
+        show_comparisons(app, rebuild_packages(app, bundle, names, target, cores, options), as_json)
+        return
     goals = choose(bundle, names)
     plan = make_plan(bundle.graph, [goal.path for goal in goals.values()], app.store)
     if dry_run:
@@ -52,7 +87,7 @@ def command(
 
         show_plan(app, plan, as_json)
         return
-    realise_plan(app, plan, target, cores)
+    realise_plan(app, plan, target, cores, options)
     if not names and not no_link:
         app.store.link_root(out_link or app.directory / "result", bundle.path)
     paths = {name: goal.outputs["out"].path for name, goal in goals.items()}
@@ -61,3 +96,49 @@ def command(
     else:
         for path in paths.values():
             app.say(path)
+
+
+def show_comparisons(app: App, comparisons: Sequence[Comparison], as_json: bool) -> None:
+    """Print what came out of a second build; end with status 1 if it is not the same."""
+    differing = [comparison for comparison in comparisons if not comparison.same]
+    if as_json:
+        app.say_json({"same": not differing, "outputs": [_as_json(comparison) for comparison in comparisons]})
+    else:
+        width = max(len(f"{comparison.package}!{comparison.output}") for comparison in comparisons)
+        for comparison in comparisons:
+            name = f"{comparison.package}!{comparison.output}"
+            app.say(f"{name:{width}}  {'the same bits' if comparison.same else 'DIFFERS'}  {_hash(comparison.first)}")
+            if not comparison.same:
+                app.say(f"{'':{width}}  second build   {_hash(comparison.second)}")
+            for difference in comparison.differences[:_SHOWN_DIFFERENCES]:
+                app.say(f"    {difference.file or comparison.path.name}: {difference.what}: {difference.cause}")
+            if (more := len(comparison.differences) - _SHOWN_DIFFERENCES) > 0:
+                app.say(f"    ... and {more} files more; --json lists all")
+            if comparison.kept:
+                app.say(f"    the second build is kept in {comparison.kept}")
+    if differing:
+        packages = ", ".join(sorted({comparison.package for comparison in differing}))
+        raise BuildError(
+            f"{len(differing)} of {len(comparisons)} outputs came out with other bits: of {packages}",
+            hint=None if differing[0].kept else "`pgbake build --rebuild --keep-failed` keeps the second build",
+        )
+    if not as_json:
+        app.say(f"{len(comparisons)} outputs, built twice: all the same")
+
+
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "package": comparison.package,
+        "output": comparison.output,
+        "path": str(comparison.path),
+        "same": comparison.same,
+        "nar-hashes": [_hash(comparison.first), _hash(comparison.second)],
+        "differences": [asdict(difference) for difference in comparison.differences],
+        "kept": str(comparison.kept) if comparison.kept else None,
+    }
+
+
+def _hash(digest: bytes) -> str:
+    from pgbake.formats import base32
+
+    return f"sha256:{base32.encode(digest)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pgbake.build.plan import Plan, make_plan
 from pgbake.bundle.merge import Bundle
@@ -11,6 +12,12 @@ from pgbake.cli.app import App
 from pgbake.errors import HostError, ManifestError
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.system import System, host_system
+
+if TYPE_CHECKING:
+    from pgbake.build.engine import BuildOptions
+    from pgbake.build.provide import Provider
+    from pgbake.build.rebuild import Comparison
+    from pgbake.events import Sink
 
 
 def choose(bundle: Bundle, names: Sequence[str]) -> dict[str, Derivation]:
@@ -29,7 +36,9 @@ def choose(bundle: Bundle, names: Sequence[str]) -> dict[str, Derivation]:
     return {name: packages[name] for name in names or ("bundle",)}
 
 
-def realise_plan(app: App, plan: Plan, system: System, cores: int | None = None) -> None:
+def realise_plan(
+    app: App, plan: Plan, system: System, cores: int | None = None, options: BuildOptions | None = None
+) -> None:
     """Do what a plan says, with its progress shown.
 
     :raises HostError: the plan builds for another system than this machine's.
@@ -41,14 +50,38 @@ def realise_plan(app: App, plan: Plan, system: System, cores: int | None = None)
             f"this machine cannot build for {system}",
             hint=f"`pgbake plan --system {system}` shows what would be built",
         )
-    from pgbake.build.provide import Provider
     from pgbake.build.realise import realise
+
+    with app.reporting() as report:
+        realise(plan, app.store, _provider(app, report), report, cores, options)
+
+
+def _provider(app: App, report: Sink) -> Provider:
+    from pgbake.build.provide import Provider
     from pgbake.project import cache_dir
 
     project = app.project
+    return Provider(app.store, project.catalogue, lambda: project.mirrors, cache_dir() / "downloads", report)
+
+
+def rebuild_packages(
+    app: App, bundle: Bundle, names: Sequence[str], system: System, cores: int | None, options: BuildOptions
+) -> list[Comparison]:
+    """Build packages of a bundle a second time, or all of it where none is named, and compare.
+
+    What is not built yet is built first.
+    """
+    from pgbake.build.rebuild import elsewhere_package, rebuild
+    from pgbake.recipes.lowering import Lowering
+
+    goals = list(choose(bundle, names or list(bundle.by_name())).values())
+    needed = {path for goal in goals for path in (goal.path, *goal.input_drvs)}
+    realise_plan(app, make_plan(bundle.graph, sorted(needed), app.store), system, cores, options)
+    lowering = Lowering(app.project.catalogue, app.project.lock, system, app.project.manifest.postgresql)
+    elsewhere = elsewhere_package(lowering)
+    realise_plan(app, make_plan(lowering.graph, [elsewhere.path], app.store), system, cores, options)
     with app.reporting() as report:
-        provider = Provider(app.store, project.catalogue, lambda: project.mirrors, cache_dir() / "downloads", report)
-        realise(plan, app.store, provider, report, cores)
+        return rebuild(bundle.graph, goals, elsewhere, app.store, _provider(app, report), report, cores, options)
 
 
 def built_bundle(app: App) -> Bundle:

@@ -30,29 +30,39 @@ def command(app: App, update: bool, check: bool, dry_run: bool, names: tuple[str
     Pins that nobody asks to move stay. NAME is a recipe, a runtime package, "runtime" (all of those)
     or "build" (all packages of the build roots).
     """
-    from pgbake.errors import LockError
+    from pgbake.events import Notice
     from pgbake.formats.system import SYSTEMS
     from pgbake.lock import load_lock, save_lock
     from pgbake.project import cache_dir
     from pgbake.requirements import requirements
     from pgbake.resolve import Resolver, moves
+    from pgbake.store.locks import directory_lock
 
     if names and not update:
         raise click.UsageError("names are only taken with --update")
     project = app.project
     required = requirements(project.manifest, project.catalogue)
-    previous = load_lock(project.lock_file) if project.lock_file.exists() else None
     if check:
-        if previous is None:
-            raise LockError(f"there is no {project.lock_file}", hint="make it with `pgbake lock`")
+        pinned = load_lock(project.lock_file)
         for system in required.systems:
-            required.check(previous, SYSTEMS[system])
+            required.check(pinned, SYSTEMS[system])
         if as_json:
             app.say_json({"fits": True})
         else:
             app.say(f"{project.lock_file.name} fits {project.manifest_file.name}")
         return
-    with app.reporting() as report:
+
+    with (
+        app.reporting() as report,
+        directory_lock(
+            project.directory,
+            lambda holder: report(
+                Notice("info", f"{project.lock_file.name} is being made by {holder}; waiting for it")
+            ),
+        ),
+    ):
+        # What the other has pinned meanwhile is kept like any pin.
+        previous = load_lock(project.lock_file) if project.lock_file.exists() else None
         resolver = Resolver(
             project.manifest,
             project.catalogue,
@@ -64,9 +74,9 @@ def command(app: App, update: bool, check: bool, dry_run: bool, names: tuple[str
             update=frozenset(names) if update else None,
         )
         lock = resolver.resolve()
+        if lock != previous and not dry_run:
+            save_lock(lock, project.lock_file)
     moved = moves(previous, lock)
-    if lock != previous and not dry_run:
-        save_lock(lock, project.lock_file)
     if as_json:
         app.say_json({"moved": moved, "written": lock != previous and not dry_run})
         return

@@ -29,6 +29,7 @@ COMMANDS = {
         "why": "Show why a path is part of the bundle.",
         "size": "Show what the bundle weighs, and who brings it.",
         "log": "Show the build log of a package.",
+        "enter": "Open a shell in what a failed build has left.",
     },
     "A local server": {
         "up": "Start a server from the bundle.",
@@ -37,6 +38,9 @@ COMMANDS = {
         "psql": "Open psql on the server.",
         "run": "Run one program with the bundle's own first in PATH.",
         "shell": "Open a shell with the bundle's programs in PATH.",
+    },
+    "Health": {
+        "doctor": "Say what of this machine stands in the way, and what to type.",
     },
 }
 

@@ -73,8 +73,9 @@ def show_plan(app: App, plan: Plan, as_json: bool) -> None:
             names = sorted(item.name for item in plan.inputs if item.kind == kind)
             if names:
                 app.say(f"  {len(names)} {title}: {', '.join(names)}")
-    app.say(f"To build: {len(plan.builds)}")
-    width = max(len(derivation.name) for derivation in plan.builds)
+    if plan.builds:
+        app.say(f"To build: {len(plan.builds)}")
+    width = max((len(derivation.name) for derivation in plan.builds), default=0)
     for derivation in plan.builds:
         app.say(f"  {derivation.name:{width}}  {why(derivation, app.store)}")
     if plan.reused:

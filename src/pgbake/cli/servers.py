@@ -58,11 +58,15 @@ def describe(status: Status) -> dict[str, Any]:
 def execute(app: App, bundle: StorePath, command: Sequence[str], extra: Mapping[str, str] | None = None) -> NoReturn:
     """Become a program, with the bundle's programs first in PATH, where the store is in view.
 
-    :raises HostError: the program is not there, or the namespace cannot be made.
+    :raises HostError: the kernel is too old for the bundle, the program is not there, or the namespace cannot be made.
     """
-    from pgbake.build.sandbox import namespace_command
+    from pgbake.build.sandbox import namespace_command, require_namespace
+    from pgbake.bundle.kernel import require_kernel
+    from pgbake.bundle.receipt import read_receipt
     from pgbake.run import missing_program
 
+    require_kernel(read_receipt(app.store.physical(bundle)))
+    require_namespace(app.store)  # bubblewrap, once it has taken our place, has no hint to give
     environment = {**os.environ, **(extra or {})}
     environment["PATH"] = f"{bundle}/bin:{environment.get('PATH', '/usr/bin:/bin')}"
     argv = namespace_command(app.store, list(command))

@@ -122,6 +122,14 @@ class Derivation:
                 raise FormatError(f"the derivation {self.name} has the input derivation {path}, not a .drv")
 
     @property
+    def output_paths(self) -> dict[str, StorePath]:
+        """The store path of each output, by name.
+
+        :raises FormatError: they are not computed yet.
+        """
+        return {name: StorePath.parse(output.path) for name, output in self.outputs.items()}
+
+    @property
     def path(self) -> StorePath:
         """The store path of the ``.drv`` itself."""
         digest = hashlib.sha256(self.to_aterm()).digest()

@@ -100,10 +100,10 @@ class AptRoot:
             )
         candidates = {suite.archive: list(self.mirrors.of(suite.archive)) for suite in self.suites}
         refused: dict[tuple[str, str], str] = {}
-        with self._locked(fcntl.LOCK_EX):
+        with self._locked(fcntl.LOCK_EX) as lock:
             self._lay_out()
             while True:
-                failures = self._try_update({archive: bases[0] for archive, bases in candidates.items()})
+                failures = self._try_update({archive: bases[0] for archive, bases in candidates.items()}, lock)
                 if not failures:
                     return
                 refused |= failures
@@ -251,12 +251,13 @@ class AptRoot:
         raise InputError(f"apt names a file that lies on none of the mirrors: {uri}")
 
     @contextmanager
-    def _locked(self, mode: int) -> Iterator[None]:
+    def _locked(self, mode: int) -> Iterator[int]:
+        """Hold the root's lock, and give its descriptor, for the ``with`` block."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with (self.path / "lock").open("w") as file:
                 fcntl.flock(file, mode)
-                yield
+                yield file.fileno()
         except OSError as error:
             raise HostError(
                 f"cannot write to apt's cache {self.path}: {error.strerror}",
@@ -293,7 +294,7 @@ class AptRoot:
         conf.touch(mode=0o600)  # a proxy's setting may hold a password
         conf.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def _try_update(self, bases: Mapping[Archive, str]) -> dict[tuple[str, str], str]:
+    def _try_update(self, bases: Mapping[Archive, str], lock: int) -> dict[tuple[str, str], str]:
         """Update from one mirror of each archive; return {(base URL, suite): reason} of what failed."""
         sources = self.path / "etc" / "sources.list"
         trial = sources.with_suffix(".trial")
@@ -306,7 +307,7 @@ class AptRoot:
             encoding="utf-8",
         )
         option = f"Dir::Etc::sourcelist={trial}"
-        done = self._apt("apt-get", "update", "-q", "--error-on=any", "-o", option, check=False)
+        done = self._apt(lock, "apt-get", "update", "-q", "--error-on=any", "-o", option, check=False)
         if done.status != 0:
             if "No space left" in done.stdout + done.stderr:
                 raise HostError(f"the disk is full: {self.path}", hint="make room and try again")
@@ -315,7 +316,7 @@ class AptRoot:
             if not failures:
                 raise InputError("apt-get update failed", hint="see apt's words below", detail=_tail(done))
             return failures
-        failures = self._of_another_suite(option)
+        failures = self._of_another_suite(option, lock)
         if failures:
             # The lists that were there before may be overwritten: nothing is to be asked of them.
             sources.unlink(missing_ok=True)
@@ -323,13 +324,13 @@ class AptRoot:
             trial.replace(sources)
         return failures
 
-    def _of_another_suite(self, option: str) -> dict[tuple[str, str], str]:
+    def _of_another_suite(self, option: str, lock: int) -> dict[tuple[str, str], str]:
         """Indexes whose signed Release file names neither as suite nor as codename what was asked for.
 
         To apt itself this is a warning; yet it is how an old, vulnerable release would be passed off.
         """
         fields = "$(REPO_URI)\t$(RELEASE)\t$(CODENAME)\t$(SUITE)"
-        listed = self._apt("apt-get", "indextargets", "-o", option, "--format", fields).stdout
+        listed = self._apt(lock, "apt-get", "indextargets", "-o", option, "--format", fields).stdout
         found: dict[tuple[str, str], str] = {}
         for line in listed.splitlines():
             uri, asked, codename, suite = line.split("\t")
@@ -351,12 +352,12 @@ class AptRoot:
         """Ask apt, after a first update where there was none."""
         if not (self.path / "etc" / "sources.list").exists():
             self.update()
-        with self._locked(fcntl.LOCK_SH):
-            return self._apt(program, *args, check=check)
+        with self._locked(fcntl.LOCK_SH) as lock:
+            return self._apt(lock, program, *args, check=check)
 
-    def _apt(self, program: str, *args: str, check: bool = True) -> Completed:
+    def _apt(self, lock: int, program: str, *args: str, check: bool = True) -> Completed:
         env = {**_environment(), "APT_CONFIG": str(self.path / "apt.conf")}
-        return run([program, *args], sandbox="host", env=env, check=check)
+        return run([program, *args], sandbox="host", env=env, check=check, lock=lock)
 
 
 def _environment() -> dict[str, str]:

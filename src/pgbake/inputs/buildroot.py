@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from pgbake.errors import HostError, InputError
+from pgbake.errors import InputError, host_error
 from pgbake.events import Finished, Outcome, Progressed, Sink, Started
 from pgbake.inputs.deb import MERGED, unpack
 
@@ -123,7 +123,7 @@ def make_build_root(debs: Mapping[str, Path], into: Path, report: Sink) -> None:
         _complete(into)
         outcome = "done"
     except OSError as error:
-        raise HostError(f"cannot make the build root {into}: {error.strerror or error}") from None
+        raise host_error(error, f"cannot make the build root {into}") from None
     except KeyboardInterrupt:
         outcome = "cancelled"
         raise
@@ -162,7 +162,7 @@ def import_runtime(deb: Path, into: Path, keep: Sequence[str] = (), drop: Sequen
         paths = unpack(deb, into, wanted)
         _relink(into, frozenset(paths))
     except OSError as error:
-        raise HostError(f"cannot import {deb.name} into {into}: {error.strerror or error}") from None
+        raise host_error(error, f"cannot import {deb.name} into {into}") from None
 
 
 def _relink(tree: Path, paths: frozenset[str]) -> None:

@@ -9,7 +9,6 @@ On disk, in the downloads directory::
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import threading
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from pgbake.errors import HostError, InputError
-from pgbake.events import Event, Finished, Outcome, Planned, Progressed, Sink, Started, silent
+from pgbake.events import Event, Finished, Notice, Outcome, Planned, Progressed, Sink, Started, silent
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
+from pgbake.store.locks import acquire, holder
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -263,12 +263,11 @@ class _Shared:
         while True:
             # Appending neither empties what is there nor fails when it is not.
             with path.open("a+b") as file:
-                while True:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        self.sleep(0.2)
+                if not acquire(file.fileno(), wait=False):
+                    other = holder(path)
+                    self.report(Notice("info", f"{task.label} is being fetched by {other}; waiting for it"))
+                    while not acquire(file.fileno(), wait=False):
+                        self.sleep(_STOP_CHECK)
                 if not _is_same_file(file.fileno(), path):
                     continue  # the other process has renamed or removed it since we opened it
                 if _is_whole(task.target, task.pin):
@@ -389,11 +388,11 @@ class _Shared:
                 if expected and expected > 0:
                     raise _Transient("the connection was cut")
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise _Transient(_words(error), is_down=True) from None
+            raise _Transient(innermost(error), is_down=True) from None
         except (requests.RequestException, urllib3.exceptions.LocationValueError) as error:
-            raise _Missing(_words(error)) from None
+            raise _Missing(innermost(error)) from None
         except (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
-            raise _Transient(_words(error)) from None
+            raise _Transient(innermost(error)) from None
 
 
 def _check_status(response: Response, part: _Part) -> None:
@@ -415,8 +414,8 @@ def _check_status(response: Response, part: _Part) -> None:
         raise _Missing(status)
 
 
-def _words(error: Exception) -> str:
-    """The innermost reason: ``Connection refused`` instead of three wrappers' repr."""
+def innermost(error: Exception) -> str:
+    """Return the innermost reason of an error of requests: ``Connection refused`` instead of three wrappers' repr."""
     reason: object = error
     while isinstance(reason, Exception):
         inner = getattr(reason, "reason", None) or next((a for a in reason.args if isinstance(a, Exception)), None)

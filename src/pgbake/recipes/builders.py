@@ -128,8 +128,11 @@ make "${flags[@]}"
 phase install
 command make -j1 "${flags[@]}" DESTDIR=/build/image install
 licences "postgresql-$major-$pname"
-cp -r /build/image$tree/usr /build/image/
-rm -r /build/image/build
+# Where it is not there, nothing was installed, which the engine says in plain words.
+if [ -d /build/image/build ]; then
+  cp -r /build/image$tree/usr /build/image/
+  rm -r /build/image/build
+fi
 
 phase split
 cd /build/image

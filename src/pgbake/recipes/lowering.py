@@ -52,7 +52,7 @@ class Package:
 
     def output(self, name: str = "out") -> StorePath:
         """Return the store path of one output."""
-        return StorePath.parse(self.derivation.outputs[name].path)
+        return self.derivation.output_paths[name]
 
 
 @dataclass

@@ -22,8 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from pgbake.errors import StoreError, host_error
+from pgbake.errors import HostError, StoreError, host_error
 from pgbake.formats.storepath import DIGEST_LENGTH, STORE_DIR, StorePath
 
 SCHEMA_VERSION = "10"
@@ -86,11 +87,34 @@ class PathInfo:
     signatures: tuple[str, ...] = ()
 
 
+def _connect(file: str) -> sqlite3.Connection:
+    uri = file.startswith("file:")
+    return sqlite3.connect(file, isolation_level=None, timeout=3600, check_same_thread=False, uri=uri)
+
+
+def _open_read_only(file: Path) -> sqlite3.Connection:
+    """Open a database in a directory that cannot be written.
+
+    SQLite must make a file beside a database in WAL mode even to read it, unless somebody has it open and that
+    file is there, or it is told that nobody writes (https://www.sqlite.org/wal.html#readonly).
+    """
+    uri = f"file:{quote(str(file))}?mode=ro"
+    try:
+        connection = _connect(uri)
+        connection.execute("select count(*) from sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection = _connect(f"{uri}&immutable=1")
+        connection.execute("select count(*) from sqlite_master").fetchone()
+    return connection
+
+
 class Database:
     """An open store database: one connection, which its threads use in turn."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, read_only: bool = False) -> None:
         """Open, and create where absent, the database at ``file``.
+
+        :param read_only: it can only be read.
 
         :raises StoreError: it is no database, or not writable.
         """
@@ -99,15 +123,22 @@ class Database:
         try:
             # Autocommit: transactions are begun by hand, as IMMEDIATE ones, so that two writers wait
             # for each other at the start instead of failing in the middle.
-            self._db = sqlite3.connect(file, isolation_level=None, timeout=3600, check_same_thread=False)
+            if read_only:
+                self._db = _open_read_only(file)
+                return
+            self._db = _connect(str(file))
             self._db.execute("pragma foreign_keys = on")
-            self._db.execute("pragma synchronous = normal")
+            # A build took minutes: a power cut right after it is not to cost it. Beside writing its files to
+            # disk, doing the same with this log is nothing.
+            self._db.execute("pragma synchronous = full")
             if self._db.execute("pragma journal_mode").fetchone()[0] != "wal":
                 self._db.execute("pragma journal_mode = wal")
             if self._db.execute("select count(*) from sqlite_master").fetchone()[0] == 0:
                 # All or nothing: tables without their indexes and triggers would never be completed.
                 self._db.executescript(f"begin immediate; {_SCHEMA} commit;")
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise _full(f"cannot open the store's database {file}") from error
             raise StoreError(
                 f"cannot open the store's database {file}: {error}",
                 hint="if the file is damaged, move it away together with its -wal and -shm files; "
@@ -132,8 +163,7 @@ class Database:
                     raise
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                raise host_error(full, f"cannot write to the store's database {self.file}") from error
+                raise _full(f"cannot write to the store's database {self.file}") from error
             raise StoreError(f"cannot write to the store's database {self.file}: {error}") from error
 
     def _select(self, query: str, *values: object) -> list[tuple[object, ...]]:
@@ -142,6 +172,11 @@ class Database:
                 return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"cannot read the store's database {self.file}: {error}") from error
+
+    def paths(self) -> list[StorePath]:
+        """Return every registered path, sorted by name and digest."""
+        rows = self._select("select path from ValidPaths")
+        return sorted((StorePath.parse(str(row[0])) for row in rows), key=lambda path: (path.name, path))
 
     def valid(self, paths: Iterable[StorePath]) -> set[StorePath]:
         """Return those of ``paths`` that are registered as valid."""
@@ -179,7 +214,8 @@ class Database:
     def latest(self, name: str) -> StorePath | None:
         """Return the path of that name which was registered last, or None where there is none."""
         rows = self._select(
-            "select path from ValidPaths where path like ? escape '!' order by registrationTime desc, id desc limit 1",
+            # Ids only grow, whatever happens to the clock.
+            "select path from ValidPaths where path like ? escape '!' order by id desc limit 1",
             f"{STORE_DIR}/{'_' * DIGEST_LENGTH}-" + name.replace("!", "!!").replace("_", "!_").replace("%", "!%"),
         )
         return StorePath.parse(str(rows[0][0])) if rows else None
@@ -235,3 +271,7 @@ class Database:
         """
         with self._transaction() as db:
             db.execute("delete from ValidPaths where path = ?", (str(path),))
+
+
+def _full(what: str) -> HostError:
+    return host_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), what)

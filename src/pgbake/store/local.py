@@ -8,10 +8,15 @@
     ROOT/nix/var/nix/db/{schema,big-lock,reserved}
     ROOT/nix/var/nix/{gc.lock,temproots,gcroots}   see `pgbake.store.roots`
     ROOT/nix/var/log/nix/drvs/HH/REST-NAME.drv.bz2  build logs
+    ROOT/nix/var/pgbake/failed/HASH-NAME.drv        what failed builds have left, where that is wanted
 
 Whatever the root, paths are named ``/nix/store/...``: programs of a store below another root run in a
-namespace that shows ``ROOT/nix`` at ``/nix``. A path is *valid* when the database says so; what lies in
-the store unregistered is the remains of a killed process, and is replaced when that path is made again.
+namespace that shows ``ROOT/nix`` at ``/nix``. A path is *valid* when the database says so and it is there;
+what lies in the store unregistered and unlocked is the remains of a killed process: see
+:meth:`LocalStore.sweep`.
+
+A store that this user may only read, as another's or on a file system that is mounted read-only, is opened
+all the same: what is in it can be used, and whatever would write says that it cannot.
 """
 
 from __future__ import annotations
@@ -27,39 +32,60 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pgbake.errors import StoreError, host_error
+from pgbake.errors import PgbakeError, StoreError, host_error
+from pgbake.files import write_whole
 from pgbake.formats import base32
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
 from pgbake.store import tree
 from pgbake.store.database import SCHEMA_VERSION, Database, PathInfo
-from pgbake.store.locks import acquire, open_lock, path_lock
+from pgbake.store.locks import OnWait, acquire, directory_lock, open_lock, path_lock, patient, silent
 from pgbake.store.references import ReferenceScanner
 from pgbake.store.roots import TempRoots, link_root
+from pgbake.users import user_name
 
 #: Nix fills this file at its creation, to have space for deleting paths when the disk is full.
 _RESERVED_BYTES = 8 * 1024 * 1024
 
+#: Added to a path's name, it names the directory in which the path is made.
+_STAGING = ".chroot"
+
+
+class _Busy(Exception):
+    """Another process is at work on a path."""
+
+
+def _leave_alone(_holder: str) -> None:
+    raise _Busy
+
 
 class LocalStore:
-    """An open local store. Several processes may have it open at once."""
+    """An open local store. Several processes may have it open at once.
+
+    ``read_only`` says why it cannot be written; it is None where it can.
+    """
 
     def __init__(self, root: Path) -> None:
         """Open the store below ``root``, and create it where there is none.
 
-        :raises StoreError: it cannot be written, or another version of Nix's schema owns it.
+        :raises StoreError: there is none and it cannot be made, or another version of Nix's schema owns it.
         """
         self.root = root
         self.store_dir = root / "nix/store"
         self.state_dir = root / "nix/var/nix"
         self.log_dir = root / "nix/var/log/nix/drvs"
         self._create()
+        self.read_only = self._why_read_only()
         # Nix takes this lock exclusively to change the schema, and shared while a store is open.
-        self._big_lock = open_lock(self.state_dir / "db/big-lock")
-        acquire(self._big_lock, shared=True)
+        self._big_lock = -1
+        if self.read_only is None:
+            self._big_lock = open_lock(self.state_dir / "db/big-lock")
+            acquire(self._big_lock, shared=True)
         self._check_schema()
-        self.database = Database(self.state_dir / "db/db.sqlite")
-        self.temp_roots = TempRoots(self.state_dir)
+        # SQLite waits for others at everything but the switch of a new database to its log.
+        with directory_lock(self.state_dir / "db"):
+            self.database = Database(self.state_dir / "db/db.sqlite", read_only=self.read_only is not None)
+        self.temp_roots = TempRoots(self.state_dir, enabled=self.read_only is None)
 
     def _create(self) -> None:
         try:
@@ -77,12 +103,11 @@ class LocalStore:
                 self.log_dir,
             ):
                 directory.mkdir(parents=True, exist_ok=True)
-            with (self.state_dir / "db/reserved").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
-            schema = self.state_dir / "db/schema"
-            temporary = schema.with_name(f"schema.{os.getpid()}")
-            temporary.write_text(SCHEMA_VERSION)
-            temporary.replace(schema)
+            with directory_lock(self.state_dir / "db"):
+                if not (self.state_dir / "db/schema").exists():
+                    with (self.state_dir / "db/reserved").open("wb") as file:
+                        os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+                    write_whole(self.state_dir / "db/schema", SCHEMA_VERSION.encode())
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise host_error(error, f"cannot create a store at {self.store_dir}") from error
@@ -91,8 +116,30 @@ class LocalStore:
                 hint="run as root, or name a store of your own with --store DIR",
             ) from error
 
+    def _why_read_only(self) -> str | None:
+        for directory in (self.store_dir, self.state_dir / "db"):
+            if not os.access(directory, os.W_OK):
+                if os.statvfs(directory).f_flag & os.ST_RDONLY:
+                    return "its file system is mounted read-only"
+                return f"{directory} belongs to {user_name(directory.stat().st_uid)}"
+        return None
+
+    def require_writable(self) -> None:
+        """Check that the store can be written.
+
+        :raises StoreError: it cannot; why is told.
+        """
+        if self.read_only is not None:
+            raise StoreError(
+                f"cannot write to the store at {self.store_dir}: {self.read_only}",
+                hint="mount it writable, run as its owner, or name a store of your own with --store DIR",
+            )
+
     def _check_schema(self) -> None:
-        version = (self.state_dir / "db/schema").read_text().strip()
+        try:
+            version = (self.state_dir / "db/schema").read_text().strip()
+        except OSError as error:
+            raise host_error(error, f"cannot open the store at {self.store_dir}") from error
         if version != SCHEMA_VERSION:
             raise StoreError(
                 f"the store at {self.store_dir} has schema {version}; pgbake knows schema {SCHEMA_VERSION}",
@@ -103,7 +150,8 @@ class LocalStore:
         """Release the store's locks and this process's temporary roots."""
         self.temp_roots.close()
         self.database.close()
-        os.close(self._big_lock)
+        if self._big_lock >= 0:
+            os.close(self._big_lock)
 
     def __enter__(self) -> LocalStore:
         return self
@@ -121,8 +169,15 @@ class LocalStore:
         return self.store_dir / path.basename
 
     def valid(self, paths: Iterable[StorePath]) -> set[StorePath]:
-        """Return those of ``paths`` that are registered as valid."""
-        return self.database.valid(paths)
+        """Return those of ``paths`` that are registered as valid, and are there.
+
+        A registered path that somebody has deleted is not: it is then fetched or built again.
+        """
+        return {path for path in self.database.valid(paths) if os.path.lexists(self.physical(path))}
+
+    def lost(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Return what of valid paths, and of all that they refer to, is registered but not there any more."""
+        return {path for path in self.closure(paths) if not os.path.lexists(self.physical(path))}
 
     def info(self, path: StorePath) -> PathInfo:
         """Return what is registered of a valid path.
@@ -146,11 +201,32 @@ class LocalStore:
         return dict(sorted(found.items()))
 
     @contextmanager
-    def lock(self, path: StorePath, on_wait: Callable[[str], None] = lambda _holder: None) -> Iterator[None]:
-        """Hold the lock under which ``path`` is made, and keep collectors from it."""
+    def lock(self, path: StorePath, on_wait: OnWait = silent, unwanted: Callable[[], bool] = patient) -> Iterator[None]:
+        """Hold the lock under which ``path`` is made, and keep collectors from it; see :func:`path_lock`.
+
+        :raises StoreError: the store cannot be written.
+        """
+        self.require_writable()
         self.temp_roots.add(path)
-        with path_lock(self.physical(path), on_wait):
+        with path_lock(self.physical(path), on_wait, unwanted):
             yield
+
+    def sweep(self) -> None:
+        """Remove what killed processes left in the store: paths half-made or never registered, locks, roots.
+
+        What another process is at work on is locked, and stays.
+        """
+        self.temp_roots.sweep()
+        valid = {path.basename for path in self.database.paths()}
+        for name in os.listdir(self.store_dir):  # noqa: PTH208 - names are what is wanted
+            if name in valid:
+                continue
+            with suppress(_Busy, PgbakeError, OSError):  # what is not ours, or will not go, stays
+                path = StorePath.from_basename(name.removesuffix(".lock").removesuffix(_STAGING))
+                with path_lock(self.physical(path), _leave_alone):
+                    remove_tree(self._staging(path))
+                    if not self.valid([path]):  # it may have become so just now
+                        remove_tree(self.physical(path))
 
     def staging(self, path: StorePath) -> Path:
         """Return an empty directory, on the store's file system, in which to make ``path``.
@@ -158,7 +234,7 @@ class LocalStore:
         The caller holds ``path``'s lock. Remains of a killed process are removed first; a collector
         spares the directory while the path is locked and a temporary root.
         """
-        directory = self.physical(path).with_name(path.basename + ".chroot")
+        directory = self._staging(path)
         try:
             remove_tree(directory)
             directory.mkdir(mode=0o755)
@@ -166,12 +242,16 @@ class LocalStore:
             raise host_error(error, f"cannot write to the store at {self.store_dir}") from error
         return directory
 
+    def _staging(self, path: StorePath) -> Path:
+        return self.store_dir / f"{path.basename}{_STAGING}"
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Give an empty directory on the store's file system, removed when the ``with`` block ends.
 
         What a killed process left of its own is removed as well.
         """
+        self.require_writable()
         top = self.state_dir / "scratch"
         descriptor = -1
         try:
@@ -252,20 +332,29 @@ class LocalStore:
         try:
             if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
                 number = ctypes.get_errno()
-                raise StoreError(f"cannot write the store to disk: {os.strerror(number)}")
+                raise host_error(OSError(number, os.strerror(number)), "cannot write the store to disk")
         finally:
             os.close(descriptor)
 
-    def add_source(self, name: str, expected_nar_sha256: bytes, fill: Callable[[Path], None]) -> StorePath:
+    def add_source(
+        self,
+        name: str,
+        expected_nar_sha256: bytes,
+        fill: Callable[[Path], None],
+        on_wait: OnWait = silent,
+        unwanted: Callable[[], bool] = patient,
+    ) -> StorePath:
         """Make sure that a content-addressed tree is in the store, making it with ``fill`` if it is not.
 
         :param expected_nar_sha256: raw digest of the tree's NAR; it decides the path.
         :param fill: makes the tree at the path that it is given, which does not exist yet.
+        :param on_wait: called with the description of another process that is making it.
+        :param unwanted: asked while that one is waited for; True ends it.
         :raises StoreError: the tree made is another one; both hashes are named.
         """
         path = source_path(name, expected_nar_sha256)
         ca = f"fixed:r:sha256:{base32.encode(expected_nar_sha256)}"
-        return self._add(path, ca, fill, expected_nar_sha256)
+        return self._add(path, ca, fill, expected_nar_sha256, on_wait=on_wait, unwanted=unwanted)
 
     def add_file(self, name: str, sha256: bytes, file: Path) -> StorePath:
         """Make sure that a flat file of known sha256 is in the store, as Nix's flat fixed output."""
@@ -289,8 +378,7 @@ class LocalStore:
 
     def add_derivation(self, derivation: Derivation) -> StorePath:
         """Write a derivation's ``.drv`` into the store, its inputs being there, and return its path."""
-        outputs = {name: StorePath.parse(output.path) for name, output in derivation.outputs.items()}
-        return self.add_text(derivation.path, derivation.to_aterm(), derivation.references, outputs)
+        return self.add_text(derivation.path, derivation.to_aterm(), derivation.references, derivation.output_paths)
 
     def derivation(self, path: StorePath) -> Derivation:
         """Read a ``.drv`` that is in the store."""
@@ -304,11 +392,13 @@ class LocalStore:
         expected: bytes | None,
         references: Iterable[StorePath] = (),
         outputs: Mapping[str, StorePath] | None = None,
+        on_wait: OnWait = silent,
+        unwanted: Callable[[], bool] = patient,
     ) -> StorePath:
         self.temp_roots.add(path)
         if path in self.valid([path]):
             return path
-        with self.lock(path):
+        with self.lock(path, on_wait, unwanted):
             if path in self.valid([path]):  # another process was faster
                 return path
             staging = self.staging(path)
@@ -331,13 +421,20 @@ class LocalStore:
         return path
 
     def link_root(self, link: Path, target: StorePath) -> None:
-        """Make ``link`` point at a store path and keep collectors from it while the link stays."""
-        link_root(link, target, self.state_dir)
+        """Make ``link`` point at a store path and keep collectors from it while the link stays.
+
+        Who may only read the store gets the link; what its owner collects is its owner's matter.
+        """
+        link_root(link, target, self.state_dir if self.read_only is None else None)
 
     def log_file(self, derivation: StorePath) -> Path:
         """Return where the build log of a derivation is kept (bzip2, Nix's place for it)."""
         name = derivation.basename
         return self.log_dir / name[:2] / f"{name[2:]}.bz2"
+
+    def failed_build(self, derivation: StorePath) -> Path:
+        """Return where the directory of a failed build is kept: ``store`` and ``build``, as its sandbox had them."""
+        return self.root / "nix/var/pgbake/failed" / derivation.basename
 
 
 def remove_tree(path: Path) -> None:

@@ -10,11 +10,33 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgbake.errors import PgbakeError, StoreError, host_error
+from pgbake.run import paste
+
+#: Seconds between two looks at a lock that somebody else holds.
+_LOOK_EVERY = 0.1
+#: How much of a holder's command is told.
+_SHOWN = 80
+
+OnWait = Callable[[str], None]
+
+
+class Unwanted(Exception):
+    """Whoever waited for a lock has been told to stop waiting."""
+
+
+def silent(_holder: str) -> None:
+    """For who waits without a word."""
+
+
+def patient() -> bool:
+    """For who waits as long as it takes."""
+    return False
 
 
 def _denied(file: Path, error: OSError) -> PgbakeError:
@@ -48,25 +70,39 @@ def acquire(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool
     return True
 
 
+def _await(descriptor: int, file: Path, on_wait: OnWait, unwanted: Callable[[], bool]) -> None:
+    if acquire(descriptor, wait=False):
+        return
+    on_wait(holder(file))
+    # Looking again and again, where one call could sleep: a thread in that call would not hear of Ctrl-C.
+    while not acquire(descriptor, wait=False):
+        if unwanted():
+            raise Unwanted
+        time.sleep(_LOOK_EVERY)
+
+
 @contextmanager
-def path_lock(target: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+def path_lock(target: Path, on_wait: OnWait, unwanted: Callable[[], bool] = patient) -> Iterator[int]:
     """Hold the lock on ``target`` (the file ``target.lock``) for a ``with`` block.
 
+    The block is given the lock's descriptor: who inherits it shares the lock, and keeps it when this process
+    is killed.
+
     :param on_wait: called once with the holder's description when another process has it.
+    :param unwanted: asked while waiting; True ends it.
     :raises StoreError: the lock file cannot be created.
+    :raises Unwanted: the lock is not wanted any more.
     """
     file = target.with_name(target.name + ".lock")
     while True:
         descriptor = open_lock(file)
         try:
-            if not acquire(descriptor, wait=False):
-                on_wait(holder(file))
-                acquire(descriptor)
+            _await(descriptor, file, on_wait, unwanted)
             status = os.fstat(descriptor)
             if status.st_size != 0 or status.st_nlink == 0:
                 continue  # stale: its former holder deleted it while we waited
             try:
-                yield
+                yield descriptor
             finally:
                 file.unlink(missing_ok=True)
                 with suppress(OSError):  # on a full disk; the missing link tells our own kind the same
@@ -76,15 +112,41 @@ def path_lock(target: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
             os.close(descriptor)
 
 
-def holder(file: Path) -> str:
-    """Say which process holds the ``flock`` on a file, as ``/proc/locks`` tells: ``pid 42 (pgbake)``."""
+@contextmanager
+def directory_lock(directory: Path, on_wait: OnWait = silent) -> Iterator[None]:
+    """Hold a lock on a directory itself for a ``with`` block; no file is left, whatever happens.
+
+    Where the file system knows no locks on directories (NFS), nobody is waited for.
+
+    :raises OSError: the directory cannot be opened.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        with suppress(OSError):
+            _await(descriptor, directory, on_wait, patient)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def holder(file: Path) -> str:
+    """Say which process holds the ``flock`` on a file, as ``/proc/locks`` tells: ``pid 42 (pgbake build)``."""
+    with suppress(OSError, IndexError):
         inode = file.stat().st_ino
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
             if "FLOCK" in fields and "->" not in fields and fields[5].rsplit(":", 1)[-1] == str(inode):
-                name = Path(f"/proc/{fields[4]}/comm")
-                return f"pid {fields[4]} ({name.read_text().strip()})"
-    except (OSError, IndexError):
-        pass
+                return f"pid {fields[4]} ({_command(int(fields[4]))})"
     return "another process"
+
+
+def _command(pid: int) -> str:
+    """Return a process's command as its user knows it: without the interpreter, programs without directories."""
+    words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
+    if len(words) > 1 and Path(words[0]).name.startswith("python"):
+        if words[1] == "-m":
+            words = words[2:]
+        elif not words[1].startswith("-"):
+            words = words[1:]
+    line = paste([Path(words[0]).name, *words[1:]])
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."

@@ -12,9 +12,11 @@ import errno
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from pgbake.errors import StoreError, host_error
+from pgbake.files import flush_directory
 from pgbake.formats import base32
 from pgbake.formats.storepath import STORE_DIR, StorePath
 from pgbake.store.locks import acquire, open_lock
@@ -23,7 +25,9 @@ from pgbake.store.locks import acquire, open_lock
 class TempRoots:
     """The temporary roots of this process (Nix's ``temproots/PID``), held until it ends."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, enabled: bool = True) -> None:
+        """``enabled`` is off for a store that can only be read: nothing is kept from collectors then."""
+        self._enabled = enabled
         self._file = state_dir / "temproots" / str(os.getpid())
         self._gc_lock_file = state_dir / "gc.lock"
         self._descriptor: int | None = None
@@ -39,7 +43,7 @@ class TempRoots:
         """
         with self._turn:
             new = [path for path in paths if path not in self._held]
-            if not new:
+            if not new or not self._enabled:
                 return
             descriptor = self._open()
             gc_lock = open_lock(self._gc_lock_file)
@@ -65,6 +69,18 @@ class TempRoots:
                 os.close(descriptor)
         return self._descriptor
 
+    def sweep(self) -> None:
+        """Remove the files of processes that were killed, as a collector does."""
+        for file in self._file.parent.iterdir():
+            with suppress(OSError):
+                descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    if file != self._file and acquire(descriptor, wait=False):
+                        file.unlink()
+                        os.write(descriptor, b"d")  # for a new process of that pid, which may have it open by now
+                finally:
+                    os.close(descriptor)
+
     def close(self) -> None:
         """Drop the roots."""
         if self._descriptor is not None:
@@ -74,8 +90,10 @@ class TempRoots:
             self._held.clear()
 
 
-def link_root(link: Path, target: StorePath, state_dir: Path) -> None:
+def link_root(link: Path, target: StorePath, state_dir: Path | None) -> None:
     """Make ``link`` a symbolic link to a store path, and an indirect root for as long as it stays.
+
+    :param state_dir: of the store; None makes the link only.
 
     :raises StoreError: something that is no link to the store stands in the way, or the place is not writable.
     :raises HostError: the disk is full.
@@ -88,18 +106,26 @@ def link_root(link: Path, target: StorePath, state_dir: Path) -> None:
             )
     elif link.exists():
         raise StoreError(f"{link} is in the way", hint="move it away or name another with --out-link")
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name}.new")
     try:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        temporary.symlink_to(str(target))
-        temporary.replace(link)
+        while True:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)
+            with suppress(FileExistsError, FileNotFoundError):  # another process is making the same link
+                temporary.symlink_to(str(target))
+                temporary.replace(link)
+                break
+        flush_directory(link.parent)
+        if state_dir is None:
+            return
         absolute = Path(os.path.abspath(link))  # noqa: PTH100 - resolve() would follow the link itself
         name = base32.encode(hashlib.sha1(os.fsencode(absolute)).digest())
         auto = state_dir / "gcroots" / "auto" / name
         auto.parent.mkdir(parents=True, exist_ok=True)  # Nix makes it with the first root only
         if not auto.is_symlink():
-            auto.symlink_to(absolute)
+            with suppress(FileExistsError):
+                auto.symlink_to(absolute)
+            flush_directory(auto.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise host_error(error, f"cannot make the link {link}") from error

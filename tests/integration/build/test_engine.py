@@ -16,62 +16,13 @@ import pytest
 
 from pgbake.build.engine import LocalEngine
 from pgbake.build.jobserver import JobServer
-from pgbake.build.wrapper import ENVIRONMENT
-from pgbake.bundle.merge import Bundle
-from pgbake.errors import BuildError
-from pgbake.events import Event, Notice, PhaseChanged
+from pgbake.build.wrapper import USUAL
+from pgbake.errors import BuildError, HostError
+from pgbake.events import Notice, PhaseChanged
 from pgbake.formats.derivation import Derivation
-from pgbake.formats.storepath import StorePath
-from pgbake.formats.system import host_system
-from pgbake.recipes.lowering import Graph
-from pgbake.store.local import LocalStore
-from tests.projects import TestProject
+from tests.integration.build.workshop import Workshop
 
 pytestmark = pytest.mark.integration
-
-
-class Workshop:
-    """A store with a small build root, and scripts built in it one at a time."""
-
-    def __init__(self, store: LocalStore, root: StorePath) -> None:
-        self.store = store
-        self.root = root
-        self.graph = Graph()
-        self.events: list[Event] = []
-
-    def derivation(
-        self, script: str, name: str = "thing", outputs: tuple[str, ...] = ("out",), needs: tuple[Derivation, ...] = ()
-    ) -> Derivation:
-        return self.graph.add(
-            name,
-            host_system(),
-            self.root,
-            script,
-            env={"pname": name, **{f"need{n}": need.outputs["out"].path for n, need in enumerate(needs)}},
-            outputs=outputs,
-            needs={need.path: ("out",) for need in needs},
-        )
-
-    def build(self, derivation: Derivation) -> Path:
-        jobs = JobServer(2)
-        try:
-            LocalEngine(self.store, jobs, self.events.append).build(derivation, "task")
-        finally:
-            jobs.close()
-        return self.store.physical(self.path(derivation))
-
-    def path(self, derivation: Derivation, output: str = "out") -> StorePath:
-        return StorePath.parse(derivation.outputs[output].path)
-
-    def run(self, script: str) -> str:
-        """Build a script whose output is one file; return what it wrote."""
-        return self.build(self.derivation(script)).read_text()
-
-
-@pytest.fixture
-def workshop(apart: TestProject, bundle: Bundle) -> Workshop:
-    root = next(item.path for item in bundle.graph.inputs.values() if item.kind == "root" and item.name == "merge")
-    return Workshop(LocalStore(apart.store), root)
 
 
 def test_a_build_sees_what_is_declared_and_nothing_else(workshop: Workshop) -> None:
@@ -114,7 +65,7 @@ def test_the_environment_is_the_derivations_and_the_wrappers(
     monkeypatch.setenv("SECRET", "s3cret")
     derivation = workshop.derivation("env -0 > $out")
     seen = dict(entry.split("=", 1) for entry in workshop.build(derivation).read_text().split("\0") if entry)
-    for name, value in {**derivation.env, **ENVIRONMENT}.items():
+    for name, value in {**derivation.env, **USUAL.environment}.items():
         assert seen.pop(name) == value, name
     # What make needs, and what bash sets by itself.
     assert set(seen) == {"MAKEFLAGS", "NIX_BUILD_CORES", "PWD", "SHLVL", "_"}
@@ -185,6 +136,20 @@ def test_a_failure_tells_phase_last_lines_and_where_the_log_is(workshop: Worksho
     assert not list(workshop.store.store_dir.glob("*.chroot"))
 
 
+def test_a_build_that_fails_since_the_disk_is_full_says_so(workshop: Workshop) -> None:
+    derivation = workshop.derivation(
+        """
+        echo '@nix {"action":"setPhase","phase":"paint"}' >&2
+        echo much > /dev/full
+        """
+    )
+    with pytest.raises(HostError) as caught:
+        workshop.build(derivation)
+    assert caught.value.message == "thing failed to build in phase paint: No space left on device"
+    assert caught.value.hint and caught.value.hint.startswith("free disk space")
+    assert caught.value.detail and "write error" in caught.value.detail
+
+
 @pytest.mark.parametrize(
     ("script", "outputs", "error", "message"),
     [
@@ -226,6 +191,11 @@ def start_child(workshop: Workshop, derivation: Derivation) -> subprocess.Popen[
     )  # fmt: skip
 
 
+def running(chroot: Path) -> str:
+    """Return the processes of a sandbox."""
+    return subprocess.run(["pgrep", "-f", str(chroot)], capture_output=True, text=True, check=False).stdout
+
+
 def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
@@ -243,10 +213,7 @@ def test_a_killed_pgbake_leaves_nothing_valid_and_no_process(workshop: Workshop)
     child.wait()
     assert not workshop.store.valid([workshop.path(derivation)])
 
-    def running() -> str:
-        return subprocess.run(["pgrep", "-f", str(chroot)], capture_output=True, text=True, check=False).stdout
-
-    wait_for(lambda: not running())
+    wait_for(lambda: not running(chroot))
     # The next build of the same path finds the remains, removes them and is through.
     quick = workshop.derivation("echo whole > $out", name="quick")
     assert workshop.build(quick).read_text() == "whole\n"
@@ -254,6 +221,23 @@ def test_a_killed_pgbake_leaves_nothing_valid_and_no_process(workshop: Workshop)
     wait_for(lambda: made.exists() and made.read_text() == "half\n")
     again.send_signal(signal.SIGKILL)
     again.wait()
+
+
+def test_a_pgbake_killed_while_a_sandbox_is_set_up_leaves_no_process(workshop: Workshop) -> None:
+    """bubblewrap's processes end with their parents only once all of them are there: some 20 ms."""
+    chroots: list[Path] = []
+    for moment in range(8):
+        derivation = workshop.derivation("sleep 100", name=f"sleeper-{moment}")
+        chroot = workshop.store.physical(derivation.path).with_name(derivation.path.basename + ".chroot")
+        child = start_child(workshop, derivation)
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        while not (chroot / "build").exists() or not children.read_text():
+            assert child.poll() is None
+        time.sleep(0.003 * moment)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        chroots.append(chroot)
+    wait_for(lambda: not any(map(running, chroots)))
 
 
 def test_two_at_once_build_once_and_say_for_whom_they_wait(workshop: Workshop) -> None:
@@ -265,7 +249,9 @@ def test_two_at_once_build_once_and_say_for_whom_they_wait(workshop: Workshop) -
     workshop.build(derivation)
     assert time.monotonic() - begin > 0.5
     notices = [event.text for event in workshop.events if isinstance(event, Notice)]
-    assert notices == [f"thing is being built by pid {child.pid} (python); waiting for it"]
+    (notice,) = notices
+    assert notice.startswith(f"thing is being built by pid {child.pid} (python -c ")
+    assert notice.endswith("; waiting for it")
     assert child.wait() == 0
     assert not [event for event in workshop.events if isinstance(event, PhaseChanged)]
 

@@ -46,7 +46,7 @@ def build(store: LocalStore, derivation: Derivation) -> dict[str, StorePath]:
         LocalEngine(store, jobs, silent).build(derivation, "task")
     finally:
         jobs.close()
-    return {name: StorePath.parse(output.path) for name, output in derivation.outputs.items()}
+    return derivation.output_paths
 
 
 def test_building_a_lost_output_again_leaves_the_valid_one_alone(store: LocalStore, root: StorePath) -> None:
@@ -79,7 +79,7 @@ def test_outputs_that_no_store_holds(
     derivation = derive(root, script)
     with pytest.raises(error, match=message):
         build(store, derivation)
-    paths = [StorePath.parse(output.path) for output in derivation.outputs.values()]
+    paths = derivation.output_paths.values()
     assert not store.valid(paths)
     # What is left of it stands in nobody's way.
     fixed = derive(root, "echo 1 > $out; echo 2 > $doc")

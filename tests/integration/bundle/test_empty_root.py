@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
 import select
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +16,10 @@ import pytest
 
 from pgbake.bundle.merge import Bundle
 from pgbake.store.local import LocalStore
-from tests.empty_root import EmptyRoot
+from tests.empty_root import OURS, EmptyRoot, Server, start
 from tests.projects import TestProject
 
 pytestmark = pytest.mark.integration
-
-#: Variables by which a bundle's libraries find their data.
-OURS = re.compile(
-    r"^(LOCPATH|GCONV_PATH|OPENSSL_MODULES|SASL_PATH|SSL_CERT_\w+|TERMINFO\w*|PERL5LIB|PYTHON\w+|TCL_LIBRARY|PROJ_\w+"
-    r"|GDAL_\w+|LD_\w+|PG\w*BAKE\w*)=",
-    re.MULTILINE,
-)
 
 
 @pytest.fixture(scope="module")
@@ -41,44 +31,6 @@ def receipt(example: TestProject, bundle: Bundle) -> Any:
 def root(example: TestProject) -> Iterator[EmptyRoot]:
     with tempfile.TemporaryDirectory(prefix="pgbake-root-") as tmp:
         yield EmptyRoot(example.store / "nix/store", Path(tmp))
-
-
-@dataclass(frozen=True)
-class Server:
-    """A server that was started in an empty root by initdb and pg_ctl."""
-
-    root: EmptyRoot
-    bundle: str
-
-    def sql(self, *statements: str, database: str = "postgres") -> str:
-        """Run statements by psql, without -h, and return what they print."""
-        args = [word for statement in statements for word in ("-c", statement)]
-        return self.psql("-d", database, *args).strip()
-
-    def psql(self, *args: str, stdin: str | None = None) -> str:
-        return self.root.run(
-            f"{self.bundle}/bin/psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "dba", *args, stdin=stdin
-        )
-
-
-def start(root: EmptyRoot, bundle: str, options: str, initdb: str = "--locale=C.UTF-8") -> subprocess.Popen[bytes]:
-    """Make a cluster and start its server in a sandbox that lives until it is killed."""
-    script = f"""
-        b={bundle}/bin
-        $b/initdb -D /tmp/data -U dba --auth=trust {initdb} > /tmp/initdb.log 2>&1 || exit 1
-        $b/pg_ctl -D /tmp/data -l /tmp/log -o "{options}" -w start > /tmp/start.log 2>&1 || exit 2
-        : > /tmp/ready
-        while :; do sleep 1; done
-    """
-    process = subprocess.Popen(root.command(["/bin/sh", "-c", script]), stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (root.tmp / "ready").exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            logs = "".join(file.read_text(errors="replace") for file in root.tmp.glob("*log"))
-            process.kill()
-            raise AssertionError(f"the server did not start ({process.returncode}):\n{logs}")
-        time.sleep(0.05)
-    return process
 
 
 @pytest.fixture(scope="module")

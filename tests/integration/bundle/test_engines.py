@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pgbake.bundle.merge import Bundle
@@ -13,19 +15,22 @@ from tests.oracle import Oracle
 pytestmark = pytest.mark.integration
 
 
+def forget(nix: Oracle, outputs: list[str]) -> None:
+    """Let Nix delete outputs, and with them whatever refers to them, such as an earlier bundle."""
+    closure = nix.run("nix-store", "-q", "--referrers-closure", *outputs).stdout.decode().split()
+    nix.run("nix-store", "--delete", "--ignore-liveness", *closure)
+    assert not any(nix.on_disk(output).exists() for output in outputs)
+
+
 @pytest.mark.parametrize("sandbox", ["true", "false"])
 def test_nix_builds_an_extension_and_the_merge_alike(
     nix: Oracle, bundle: Bundle, store: LocalStore, sandbox: str
 ) -> None:
     derivations = bundle.by_name()
-    for name in ("bundle", "pgvector"):
-        # Whatever refers to it, such as an earlier bundle, goes with it.
-        closure = nix.run("nix-store", "-q", "--referrers-closure", derivations[name].outputs["out"].path)
-        nix.run("nix-store", "--delete", "--ignore-liveness", *closure.stdout.decode().split())
+    forget(nix, [derivations[name].outputs["out"].path for name in ("bundle", "pgvector")])
     for name in ("pgvector", "bundle"):
         derivation = derivations[name]
         out = derivation.outputs["out"].path
-        assert not nix.on_disk(out).exists()
         built = nix.run("nix-store", "-r", str(derivation.path), "--option", "sandbox", sandbox)
         assert built.stdout.decode().strip() == out
         info = store.info(StorePath.parse(out))
@@ -34,3 +39,17 @@ def test_nix_builds_an_extension_and_the_merge_alike(
         )
         references = nix.run("nix-store", "-q", "--references", out).stdout.decode().split()
         assert references == sorted(str(path) for path in info.references)
+
+
+@pytest.mark.full
+def test_nix_builds_every_package_alike(nix: Oracle, bundle: Bundle, store: LocalStore) -> None:
+    outputs = [path for derivation in bundle.by_name().values() for path in derivation.output_paths.values()]
+    forget(nix, [str(path) for path in outputs])
+    cores = str(len(os.sched_getaffinity(0)))
+    nix.run("nix-store", "-r", str(bundle.derivation.path), "--option", "sandbox", "true", "--cores", cores)
+    for path in outputs:
+        info = store.info(path)
+        known = nix.run("nix-store", "-q", "--hash", str(path)).stdout.decode().strip()
+        assert known == f"sha256:{base32.encode(info.nar_sha256)}", path.name
+        references = nix.run("nix-store", "-q", "--references", str(path)).stdout.decode().split()
+        assert references == sorted(str(reference) for reference in info.references), path.name

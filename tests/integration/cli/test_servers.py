@@ -161,6 +161,13 @@ def test_a_killed_server_starts_again_with_its_data(example: TestProject, data: 
     assert sql(example, data / "one", "SELECT one FROM t") == "1"
 
 
+def test_a_server_that_was_killed_before_it_wrote_its_pid_starts_again(example: TestProject, data: Path) -> None:
+    up(example, data / "one")
+    example.pgbake("down", "--data", str(data / "one"))
+    (data / "one/postmaster.pid").touch()
+    assert up(example, data / "one")["started"]
+
+
 def test_what_the_server_starts_sees_nothing_of_the_caller(example: TestProject, data: Path) -> None:
     example.pgbake("up", "--data", str(data / "one"), environment={"PGOPTIONS": "-c jit=off", "SECRET": "s3cret"})
     assert "SECRET" not in sql(example, data / "one", "CREATE TABLE e (l text)", "COPY e FROM PROGRAM 'env'", "TABLE e")

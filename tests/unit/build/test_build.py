@@ -13,8 +13,8 @@ import pytest
 
 from pgbake.build.jobserver import JobServer
 from pgbake.build.log import BuildLog, read_log
-from pgbake.build.plan import make_plan, outputs_of, why
-from pgbake.build.realise import _run, _Step
+from pgbake.build.plan import make_plan, why
+from pgbake.build.schedule import Step, run_steps
 from pgbake.build.wrapper import unwrap
 from pgbake.bundle.merge import Bundle, lower_bundle
 from pgbake.errors import BuildError, ManifestError
@@ -40,7 +40,9 @@ def store(tmp_path: Path) -> Iterator[LocalStore]:
 
 
 def pretend(store: LocalStore, *paths: StorePath) -> None:
-    """Register paths as valid, without contents."""
+    """Register paths as valid, with nothing in them."""
+    for path in paths:
+        store.physical(path).touch()
     store.database.register([PathInfo(path, bytes(32), 1) for path in paths])
 
 
@@ -130,17 +132,17 @@ def test_everything_is_planned_in_an_order_that_works(bundle: Bundle, store: Loc
 
 def test_nothing_below_what_is_there_is_asked_for(bundle: Bundle, store: LocalStore) -> None:
     server, vector = bundle.by_name()["postgresql"], bundle.by_name()["pgvector"]
-    pretend(store, *outputs_of(server))
+    pretend(store, *server.output_paths.values())
     plan = make_plan(bundle.graph, [vector.path], store)
     assert [d.name for d in plan.builds] == [vector.name] and [d.name for d in plan.reused] == [server.name]
     assert sorted(item.name for item in plan.inputs) == ["core", "pgvector"]
-    pretend(store, *outputs_of(vector))
+    pretend(store, *vector.output_paths.values())
     assert make_plan(bundle.graph, [vector.path], store).empty
 
 
 def test_a_missing_output_means_building_again(bundle: Bundle, store: LocalStore) -> None:
     server = bundle.by_name()["postgresql"]
-    pretend(store, *outputs_of(server)[1:])
+    pretend(store, *list(server.output_paths.values())[1:])
     assert make_plan(bundle.graph, [server.path], store).builds == (server,)
 
 
@@ -163,15 +165,15 @@ def path(name: str) -> StorePath:
 def test_steps_wait_for_what_they_need() -> None:
     done: list[str] = []
 
-    def step(name: str, *needs: str, is_build: bool = True) -> _Step:
+    def step(name: str, *needs: str, is_build: bool = True) -> Step:
         def work() -> None:
             time.sleep(0.02)
             done.append(name)
 
-        return _Step(work, frozenset(map(path, needs)), is_build)
+        return Step(work, frozenset(map(path, needs)), is_build)
 
     steps = {path("c"): step("c", "a", "b"), path("b"): step("b", "a"), path("a"): step("a", is_build=False)}
-    _run(steps, [], 2)
+    run_steps(steps, [], 2)
     assert done == ["a", "b", "c"]
 
 
@@ -187,10 +189,10 @@ def test_the_first_error_stops_the_rest_and_is_raised() -> None:
             time.sleep(0.01)
 
     steps = {
-        path("bad"): _Step(fail, frozenset(), True),
-        path("slow"): _Step(slow, frozenset(), True),
-        path("after"): _Step(lambda: done.append("after"), frozenset([path("bad")]), True),
+        path("bad"): Step(fail, frozenset(), True),
+        path("slow"): Step(slow, frozenset(), True),
+        path("after"): Step(lambda: done.append("after"), frozenset([path("bad")]), True),
     }
     with pytest.raises(BuildError, match="the first"):
-        _run(steps, [lambda: stopped.append(True)], 2)
+        run_steps(steps, [lambda: stopped.append(True)], 2)
     assert stopped == [True] and done == []

@@ -18,7 +18,8 @@ def test_table_of_a_bundle_with_languages() -> None:
         tcl_dir="share/tcltk/tcl8.6",
     ) == (
         "#ifdef TABLE_OF_VARIABLES\n"
-        'static const char library_dir[] = "lib/aarch64-linux-gnu";\n'
+        'const char library_directory[] = "lib/aarch64-linux-gnu";\n'
+        'const char machines_gconv[] = "/usr/lib/aarch64-linux-gnu/gconv";\n'
         "static const struct row rows[] = {\n"
         '    {"LOCPATH", "lib/locale", "", false},\n'
         '    {"A_B2", "/etc/x:share/x", "Y:/z", true},\n'

@@ -15,9 +15,9 @@ from pgbake.recipes.recipe import Catalogue
 @pytest.mark.parametrize(
     ("locale", "words"),
     [
-        ("en_US.UTF-8", "en_US,UTF-8,en_US.utf8"),
-        ("C.UTF-8", "C,UTF-8,C.utf8"),
-        ("de_DE.ISO-8859-15@euro", "de_DE@euro,ISO-8859-15,de_DE.iso885915@euro"),
+        ("en_US.UTF-8", "en_US.UTF-8,en_US,UTF-8,en_US.utf8"),
+        ("C.UTF-8", "C.UTF-8,C,UTF-8,C.utf8"),
+        ("de_DE.ISO-8859-15@euro", "de_DE.ISO-8859-15@euro,de_DE@euro,ISO-8859-15,de_DE.iso885915@euro"),
     ],
 )
 def test_a_locale_becomes_source_charmap_and_directory(

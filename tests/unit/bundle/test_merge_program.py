@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from pgbake.bundle import merge_program
-from pgbake.bundle.merge_program import Merge, read_control, read_elf
+from pgbake.bundle.merge_program import Merge, read_control, read_elf, read_symbols
+from tests.elf import abi_tag
 
 TRIPLET = "x86_64-linux-gnu"
 
@@ -203,6 +205,21 @@ def test_an_extension_that_cannot_be_created_is_refused(packages: Packages, caps
     packages.merge().check_extensions()
 
 
+def test_the_newest_kernel_that_a_file_asks_for_is_the_floor(packages: Packages) -> None:
+    packages.program(packages.add("server"), "tool")
+    merge = packages.merge()
+    merge.choose_runtime()
+    libc = read_elf(f"/lib/{TRIPLET}/libc.so.6")
+    assert libc and merge.kernel() == ".".join(map(str, libc.kernel))
+    assert libc.kernel >= (3, 2, 0)
+    top = packages.add("driver")
+    note = packages.write(packages.directory, "note.s", abi_tag(6, 10, 3))
+    packages.library(top, "libdriver.so.1", "-x", "assembler", str(note))
+    merge = packages.merge()
+    merge.choose_runtime()
+    assert merge.kernel() == "6.10.3"
+
+
 def test_control_files_are_read_as_postgresql_reads_them(tmp_path: Path) -> None:
     control = tmp_path / "x.control"
     control.write_text("# a comment\ncomment = 'it''s here' # more\ndefault_version = 1.0 # bare\nTrusted=true\n\n")
@@ -218,3 +235,140 @@ def test_the_program_stands_alone(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "KeyError" in done.stderr  # an empty specification, and not a missing module
+
+
+class Server:
+    """A small server, and packages with modules for it."""
+
+    def __init__(self, packages: Packages) -> None:
+        self.packages = packages
+        base = packages.library(packages.add_runtime("libbase1"), "libbase.so.1", source="void in_base(void) {}")
+        self.add("server", requires={})
+        packages._compile(
+            packages.directory / "server", "usr/lib/postgresql/15/bin/postgres",
+            "void in_server(void) {} int main(void) { return 0; }", "-rdynamic", str(base),
+        )  # fmt: skip
+
+    def add(self, name: str, requires: dict[str, str], preload: tuple[str, ...] = ()) -> Path:
+        """Add a package of extensions, each with the others that it requires; ``-`` is a module of no extension."""
+        top = self.packages.add(name)
+        self.packages.packages[-1] |= {
+            "receipt": True, "licence": "MIT", "source": {}, "many": len(requires) != 1,
+            "needs": {"": {"preload": preload, "settings": {}}},
+        }  # fmt: skip
+        for extension, required in requires.items():
+            control = f"module_pathname = '$libdir/{extension}'\nrequires = '{required}'\n"
+            self.packages.write(top, f"usr/share/postgresql/15/extension/{extension}.control", control)
+        return top
+
+    def module(self, top: Path, name: str, source: str, *link: str) -> Path:
+        return self.packages._compile(top, f"usr/lib/postgresql/15/lib/{name}.so", source, "-shared", "-fPIC", *link)
+
+    def check(self) -> None:
+        merge = self.packages.merge()
+        merge.choose_runtime()
+        merge.check_symbols()
+
+    def refuses(self, capsys: pytest.CaptureFixture[str]) -> str:
+        with pytest.raises(SystemExit):
+            self.check()
+        return capsys.readouterr().err
+
+
+@pytest.fixture
+def server(packages: Packages) -> Server:
+    return Server(packages)
+
+
+_WANTS = "void {0}(void); void use_{0}(void) {{ {0}(); }}"
+
+
+def test_a_module_whose_symbols_nobody_defines_is_refused(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    top = server.add("mine", {"mine": ""})
+    names = [f"lost_{letter}" for letter in "gfedcba"]
+    server.module(top, "mine", "\n".join(_WANTS.format(name) for name in names))
+    error = server.refuses(capsys)
+    assert (
+        "merge: mine 1: lib/postgresql/15/lib/mine.so wants lost_a, lost_b, lost_c, lost_d, lost_e and 2 more" in error
+    )
+    assert "defined neither by the server nor by a library" in error and 'make = ["SHLIB_LINK=-lNAME"]' in error
+
+
+def test_a_module_finds_its_symbols_where_the_server_would(server: Server) -> None:
+    private = server.packages.library(
+        server.packages.add_runtime("libprivate1"), "libprivate.so.1", source="void in_private(void) {}"
+    )
+    over = server.packages.library(
+        server.packages.add_runtime("libover1"), "libover.so.1", str(private), source="void in_over(void) {}"
+    )
+    top = server.add("mine", {"mine": ""})
+    wants = ("in_server", "in_base", "in_private", "in_over", "__tls_get_addr")
+    weak = "__attribute__((weak)) void nowhere(void); void perhaps(void) { if (nowhere) nowhere(); }"
+    source = "\n".join([*(_WANTS.format(name) for name in wants), weak])
+    server.module(top, "mine", source, str(over))
+    server.check()
+
+
+@pytest.mark.parametrize(
+    ("requires", "fine"), [("base", True), ("middle", True), ("", False), ("other", False), ("base, other", True)]
+)
+def test_symbols_of_an_extension_count_where_it_is_required(
+    server: Server, capsys: pytest.CaptureFixture[str], requires: str, fine: bool
+) -> None:
+    """As contrib has it: several extensions in one package, each with its own module."""
+    top = server.add("contrib", {"base": "", "middle": "base", "other": ""})
+    server.module(top, "base", "void in_base_module(void) {}")
+    server.module(top, "other", "void in_other_module(void) {}")
+    server.module(server.add("mine", {"mine": requires}), "mine", _WANTS.format("in_base_module"))
+    if fine:
+        server.check()
+    else:
+        error = server.refuses(capsys)
+        assert "mine.so wants in_base_module" in error
+        assert "base.so has it: name its extension under `requires` in the control file" in error
+
+
+def test_symbols_of_what_must_be_preloaded_count(server: Server) -> None:
+    top = server.add("pair", {"pair": ""}, preload=("first", "second"))
+    server.module(top, "first", "void in_first(void) {}")
+    server.module(top, "second", _WANTS.format("in_first"))
+    server.check()
+
+
+def test_a_library_that_the_lock_has_is_named(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    server.packages.library(server.packages.add_runtime("libidle1"), "libidle.so.1", source="void in_idle(void) {}")
+    server.module(server.add("mine", {"mine": ""}), "mine", _WANTS.format("in_idle"))
+    assert (
+        'libidle.so.1 of libidle1 has it: link with it, in the recipe: make = ["SHLIB_LINK=-lidle"]'
+        in server.refuses(capsys)
+    )
+
+
+def test_a_package_s_own_library_is_checked_with_the_module_that_needs_it(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = server.add("mine", {"mine": ""})
+    own = server.packages.library(top, "libown.so.1", source=_WANTS.format("lost"))
+    server.module(top, "mine", _WANTS.format("use_lost"), str(own))
+    assert "mine.so wants lost," in server.refuses(capsys)
+
+
+def test_symbols_are_those_that_pyelftools_reads() -> None:
+    path = f"/lib/{TRIPLET}/libc.so.6"
+    with Path(path).open("rb") as stream:
+        table: Any = ELFFile(stream).get_section_by_name(".dynsym")
+        known = [
+            (symbol.name.encode(), symbol["st_shndx"], symbol["st_info"]["bind"]) for symbol in table.iter_symbols()
+        ]
+    found = read_symbols(path)
+    assert found.defined == {name for name, section, _ in known if section != "SHN_UNDEF" and name}
+    assert found.undefined == {name for name, section, b in known if (section, b) == ("SHN_UNDEF", "STB_GLOBAL")}
+    assert b"malloc" in found.defined and b"_rtld_global" in found.undefined
+
+
+def test_a_truncated_library_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = tmp_path / "libshort.so"
+    short.write_bytes(Path(f"/lib/{TRIPLET}/libc.so.6").read_bytes()[:5000])
+    with pytest.raises(SystemExit):
+        read_symbols(str(short))
+    assert f"merge: {short} is a damaged ELF file" in capsys.readouterr().err

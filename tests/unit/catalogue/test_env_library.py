@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pgbake.bundle.environment import COMPILER_OPTIONS, LIBRARY, SOURCE_DIR, SOURCES, Row, table_header
+from tests.elf import abi_tag
 
 DRIVER = Path(__file__).with_name("env_driver.c")
 TRIPLET = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
@@ -91,7 +94,7 @@ def compile_driver(target: Path, *options: str) -> None:
     )
 
 
-def make_bundle(top: Path, **languages: str | Sequence[str]) -> Bundle:
+def make_bundle(top: Path, *options: str, **languages: str | Sequence[str]) -> Bundle:
     root = top / "bundle"
     package = top / "package"
     libraries = root / "lib" / TRIPLET
@@ -100,7 +103,9 @@ def make_bundle(top: Path, **languages: str | Sequence[str]) -> Bundle:
     header = table_header(ROWS, library_dir=f"lib/{TRIPLET}", **languages)  # type: ignore[arg-type]
     (package / "table.h").write_text(header)
     sources = [SOURCE_DIR / name for name in SOURCES]
-    subprocess.run(["cc", *COMPILER_OPTIONS, *WARNINGS, "-I", package, "-o", package / LIBRARY, *sources], check=True)
+    subprocess.run(
+        ["cc", *COMPILER_OPTIONS, *options, *WARNINGS, "-I", package, "-o", package / LIBRARY, *sources], check=True
+    )
     (libraries / LIBRARY).symlink_to(package / LIBRARY)
     rpath = f"-Wl,--disable-new-dtags,-rpath,$ORIGIN/../../../../lib/{TRIPLET}"
     compile_driver(
@@ -351,6 +356,121 @@ def test_tcl_has_its_library_modules_and_encodings_in_the_bundle(tmp_path: Path)
     assert bundle.output("tcl", library, env={"TCL_LIBRARY": str(scripts)}).splitlines()[0] == str(scripts)
 
 
+# --- the machine's modules and data ----------------------------------------------------------------
+
+
+def real_locales(bundle: Bundle) -> None:
+    for name in ("C.utf8", "en_US.utf8"):
+        shutil.copytree("/usr/lib/locale/C.utf8", bundle.root / "lib/locale" / name)
+        (bundle.root / "lib/locale" / name.replace("utf8", "UTF-8")).symlink_to(name)
+
+
+def test_locales_are_the_bundles_alone(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    real_locales(bundle)
+    machine = tmp_path / "machine"
+    shutil.copytree("/usr/lib/locale/C.utf8", machine / "xx_YY.utf8")
+    shutil.copytree("/usr/lib/locale/C.utf8", machine / "en_US.utf-8")
+
+    def ask(*words: str, **env: str) -> str:
+        done = subprocess.run(
+            ["bwrap", "--dev-bind", "/", "/", "--bind", machine, "/usr/lib/locale",
+             bundle.root / "lib/postgresql/15/bin/driver", *words],
+            env=env, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    sandboxed(bundle, [], "print")  # or skip
+    collate, everything = str(int(locale.LC_COLLATE)), str(int(locale.LC_ALL))
+    assert ask("setlocale", collate, "en_US.UTF-8") == "en_US.UTF-8"
+    assert ask("setlocale", collate, "en_US.utf-8") == "en_US.utf8"  # not the machine's of just this name
+    assert ask("setlocale", collate, "xx_YY.UTF-8") == "refused"
+    assert ask("setlocale", collate, "xx_YY.UTF-8", LOCPATH="/usr/lib/locale") == "xx_YY.UTF-8"
+    assert ask("setlocale", collate, "", LANG="xx_YY.UTF-8") == "refused"
+    assert ask("setlocale", collate, "", LC_ALL="", LC_COLLATE="en_US.UTF-8", LANG="xx_YY.UTF-8") == "en_US.UTF-8"
+    assert ask("setlocale", everything, "", LANG="en_US.UTF-8") == "en_US.UTF-8"
+    assert ask("setlocale", everything, "") == "C"
+    assert ask("setlocale", everything, "xx_YY.UTF-8") == "refused"
+    lenient = ask("setlocale", everything, "", LANG="xx_YY.UTF-8")
+    assert lenient.startswith("LC_CTYPE=C.UTF-8;LC_NUMERIC=C;LC_TIME=C;LC_COLLATE=C;")
+    assert ask("setlocale", everything, lenient) == lenient
+    assert ask("setlocale", everything, lenient.replace("LC_TIME=C", "LC_TIME=xx_YY.UTF-8")) == "refused"
+    assert ask("setlocale", everything, "", LANG="xx_YY.ISO-8859-1") == "refused"
+    assert ask("setlocale", everything, "/etc") == ask("setlocale", everything, ".") == "refused"
+    assert ask("newlocale", "en_US.UTF-8") == "made"
+    assert ask("newlocale", "xx_YY.UTF-8") == "No such file or directory"
+    assert ask("newlocale", "", LANG="xx_YY.UTF-8") == "No such file or directory"
+
+
+GETENT = """#!/bin/sh
+[ -z "$LOCPATH$PGBAKE_TWO" ] || exit 1
+case $1-$2 in
+  passwd-ada|passwd-4711) echo ada:x:4711:4711::/home/ada:/bin/sh ;;
+  passwd-4712|passwd-12) echo somebody:x:1:1::/:/bin/sh ;;
+  passwd-dead) kill -ABRT $$ ;;
+  passwd-slow) exec sleep 100 ;;
+  passwd-deaf) echo deaf:x:5:5::/deaf:/bin/sh; exec >&-; exec sleep 100 ;;
+  group-4711|group-lovelaces) echo lovelaces:x:4711:ada,augusta ;;
+  *) exit 2 ;;
+esac
+"""
+
+
+def test_getent_is_asked_for_whom_the_files_do_not_know(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, "-DPATIENCE=300")
+    getent = tmp_path / "getent"
+    getent.write_text(GETENT)
+    getent.chmod(0o755)
+    mounts = ["--ro-bind", str(getent), os.path.realpath("/usr/bin/getent"), "--unsetenv", "LOCPATH"]
+    start = time.monotonic()
+    lines = sandboxed(bundle, mounts, "accounts", "ada", "nobody1", "12", "dead", "slow", "deaf", "", "-x").splitlines()
+    assert time.monotonic() - start < 20
+    assert lines == [
+        "ada 4711 /home/ada 0", "nobody1 -1  0", "12 -1  0", "dead -1  0", "slow -1  0", "deaf 5 /deaf 0", " -1  0",
+        "-x -1  0", "4711 ada", "4712 ", "group augusta", "group 4711", "small 1", "children 0 -1",
+    ]  # fmt: skip
+    hidden = ["--ro-bind", "/dev/null", os.path.realpath("/usr/bin/getent")]
+    assert sandboxed(bundle, hidden, "accounts", "ada", "root").splitlines()[:2] == ["ada -1  0", "root 0 /root 0"]
+
+
+#: A library that opens another one, from a directory that only its own DT_RUNPATH names.
+OPENER = """
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+void run(void) { puts(dlopen(getenv("OPEN"), RTLD_NOW) ? "loaded" : dlerror()); }
+"""
+
+
+@pytest.mark.parametrize("name", ["libkrb5support.so.0", "libp11-kit.so.0", "libncursesw.so.6", "libother.so.1"])
+def test_a_confined_library_loads_nothing_of_the_machines(tmp_path: Path, name: str) -> None:
+    bundle = make_bundle(tmp_path)
+    opener, machine = tmp_path / name, tmp_path / "machine"
+    machine.mkdir()
+    module = machine / "module.so"
+    shared = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o"]
+    subprocess.run([*shared, module], input="", text=True, check=True)
+    subprocess.run([*shared, opener, f"-Wl,--enable-new-dtags,-rpath,{machine}"], input=OPENER, text=True, check=True)
+    shutil.copy(module, bundle.root / "share/data/ours.so")
+    shutil.copy(module, bundle.root / "lib" / TRIPLET / "beside.so")
+    confined = name != "libother.so.1"
+
+    def opened(file: str | Path, **env: str) -> bool:
+        said = bundle.output("plugin", opener, env={"OPEN": str(file), **env})
+        assert said == "loaded\n" or "No such file" in said, said
+        return said == "loaded\n"
+
+    assert opened(module) != confined
+    assert opened("module.so") != confined  # found where the caller looks: the caller is known as such
+    assert opened("/usr/share/data/ours.so") == confined  # ours, by the machine's name
+    assert opened(bundle.root / "share/data/ours.so")
+    # A library with DT_RUNPATH has no use of the program's DT_RPATH; a confined one is given the whole name.
+    assert opened("beside.so") == confined
+    assert not opened("/usr/no/such.so")
+    assert opened(module, KRB5_CONFIG="/mine") == (name == "libkrb5support.so.0" or not confined)
+    assert bundle.output("dlopen", module) == "loaded\n"
+
+
 # --- where a server listens ------------------------------------------------------------------------
 
 
@@ -383,3 +503,22 @@ def test_connect_also_looks_where_debian_has_the_socket(
     run = os.path.realpath("/var/run")
     hidden = ["--tmpfs", "/tmp", "--tmpfs", run, "--dir", f"{run}/postgresql"]
     assert sandboxed(bundle, hidden, "connect", to, *listening) == f"{expected}\n"
+
+
+# --- the kernel ------------------------------------------------------------------------------------
+
+
+def test_a_kernel_that_is_too_old_for_one_library_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """libc's own note is met, since the driver runs everywhere else; one of Linux 99.1.2 is not."""
+    library = tmp_path / "libnew.so"
+    subprocess.run(
+        ["cc", "-shared", "-x", "assembler", "-o", library, "-"], input=abi_tag(99, 1, 2), text=True, check=True
+    )
+    driver = bundle.root / "lib/postgresql/15/bin/driver"
+    done = subprocess.run(
+        [driver, "print", "LOCPATH"], env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr == (
+        f"{driver}: this program needs Linux 99.1 or newer, and this machine runs {os.uname().release}\n"
+    )

@@ -113,7 +113,7 @@ def test_a_missing_key_is_named(project: Project) -> None:
 def test_broken_toml_names_its_line(project: Project) -> None:
     project.edit("postgresql = 15", "postgresql = = 15")
     error, hint = project.fails("plan", status=2)
-    assert f"pgbake.toml:{project.line('= =')}: " in error and "this is not TOML" in hint
+    assert error.endswith(f"pgbake.toml:{project.line('= =')}:14: Invalid value") and "this is not TOML" in hint
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,111 @@ def test_a_recipe_with_a_name_that_is_not_its_own(project: Project, name: str, p
     )
     done = project.run("plan")
     assert done.returncode == 2 and part in done.stderr and f"recipes/{name}.toml:1: name:" in done.stderr
+
+
+AS_OTHER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
+
+
+def make_unreadable(file: Path, how: str) -> None:
+    """Put something else in the place of a file."""
+    content = file.read_bytes()
+    file.unlink()
+    match how:
+        case "directory":
+            file.mkdir()
+        case "pipe":
+            os.mkfifo(file)
+        case "device":
+            file.symlink_to("/dev/zero")
+        case "circle":
+            file.symlink_to(file.name)
+        case "huge":
+            with file.open("wb") as stream:
+                stream.truncate(10**12)  # of no block
+        case "latin1":
+            file.write_bytes(content.replace(b"\n", b"\n# caf\xe9\n", 1))
+        case "nul":
+            file.write_bytes(content.replace(b"\n", b"\n\0\n", 1))
+        case "binary":
+            file.write_bytes(bytes(range(256)) * 100)
+        case "deep":
+            file.write_bytes(b"[" * 100_000 if file.suffix == ".lock" else b"x = " + b"[" * 100_000)
+        case "long number":
+            file.write_bytes(b"x = " + b"9" * 10_000)
+        case "half":
+            file.write_bytes(content[: len(content) // 2])
+        case "empty":
+            file.touch()
+
+
+@pytest.mark.parametrize(
+    ("how", "part", "typed"),
+    [
+        ("directory", ": Is a directory", "ls -l"),
+        ("pipe", ": it is no regular file", "ls -l"),
+        ("device", ": it is no regular file", "ls -l"),
+        ("huge", ": it is larger than 1 MB", "ls -l"),
+        ("latin1", "pgbake.toml:2:6: byte 0xe9 is not UTF-8", "iconv"),
+        ("nul", "pgbake.toml:2:1: ", "this is not TOML"),
+        ("binary", "pgbake.toml:2:118: byte 0x80 is not UTF-8", "iconv"),
+        ("deep", "too deeply", "this is not TOML"),
+        ("long number", "pgbake.toml: Exceeds the limit", "this is not TOML"),
+        ("empty", 'the key "name" is missing', "add name"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read(project: Project, how: str, part: str, typed: str) -> None:
+    make_unreadable(project.directory / "pgbake.toml", how)
+    error, hint = project.fails("plan", status=2)
+    assert part in error and f"{project.directory}/pgbake.toml" in error and typed in hint
+    assert len(error) < 300
+
+
+@pytest.mark.parametrize(
+    ("how", "part"),
+    [
+        ("directory", ": Is a directory"),
+        ("pipe", ": it is no regular file"),
+        ("device", ": it is no regular file"),
+        ("circle", "Too many levels of symbolic links"),
+        ("huge", ": it is larger than 50 MB"),
+        ("nul", "is damaged: JSON is malformed"),
+        ("binary", "is damaged: JSON is malformed"),
+        ("deep", "is damaged: "),
+        ("half", "is damaged: Input data was truncated"),
+        ("empty", "is damaged: Input data was truncated"),
+    ],
+)
+def test_a_lock_that_cannot_be_read(project: Project, how: str, part: str) -> None:
+    make_unreadable(project.directory / "pgbake.lock", how)
+    error, hint = project.fails("plan")
+    assert part in error and f"{project.directory}/pgbake.lock" in error and ("ls -l" in hint or "pgbake lock" in hint)
+    assert len(error) < 300
+
+
+def test_a_manifest_with_a_mark_of_its_encoding_is_read(project: Project) -> None:
+    file = project.directory / "pgbake.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert project.run("plan").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["pgbake.toml", "pgbake.lock"])
+def test_files_that_are_closed_to_this_user(project: Project, name: str) -> None:
+    (project.directory / name).chmod(0)
+    project.store.mkdir()
+    error, hint = project.fails("plan", status=1 if name == "pgbake.lock" else 2, prefix=AS_OTHER)
+    assert f"cannot read {project.directory}/{name}: Permission denied" in error and "chmod u+r" in hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_in_a_directory_that_is_closed_to_this_user(project: Project) -> None:
+    project.directory.chmod(0o700)
+    (project.directory / "below").mkdir()
+    done = subprocess.run(
+        [*AS_OTHER, sys.executable, "-m", "pgbake", "plan"], cwd=project.directory / "below",
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot read "), done.stderr
+    assert "below/pgbake.toml: Permission denied" in done.stderr and "hint: make it readable" in done.stderr
 
 
 def test_an_unknown_package_is_answered_with_the_nearest(project: Project) -> None:

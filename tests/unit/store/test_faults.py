@@ -113,14 +113,20 @@ def test_a_full_disk_while_registering_is_one_error(tmp_path: Path) -> None:
 
 
 @as_root
-@pytest.mark.parametrize(("mode", "problem"), [(0o700, "cannot open the store at"), (0o755, "cannot lock")])
-def test_anothers_store_is_one_clear_error(open_directory: Path, mode: int, problem: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "problem", "why"),
+    [
+        (0o700, "cannot open the store at", "Permission denied"),
+        (0o755, "cannot write to the store at", "/root/nix/store belongs to root"),
+    ],
+)
+def test_anothers_store_is_one_clear_error(open_directory: Path, mode: int, problem: str, why: str) -> None:
     root = open_directory / "root"
     LocalStore(root).close()
     root.chmod(mode)
-    done = python("os.setuid(65534)\nLocalStore(root)", root)
+    done = python('os.setuid(65534)\ntext(LocalStore(root), "one", 10)', root)
     (last,) = [line for line in done.stderr.splitlines() if line.startswith("pgbake.errors.")]
-    assert problem in last and last.endswith("Permission denied")
+    assert problem in last and last.endswith(why)
 
 
 def test_many_processes_create_one_store_at_once(tmp_path: Path) -> None:

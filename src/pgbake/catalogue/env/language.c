@@ -4,7 +4,6 @@
  */
 #include "env.h"
 
-#include <dlfcn.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,26 +12,6 @@
 
 #define TABLE_OF_LANGUAGES
 #include "table.h"
-
-#define CALLER __builtin_extract_return_addr(__builtin_return_address(0))
-
-/* The real function NAME for CALLER. dlopen with RTLD_GLOBAL puts it behind us in the global scope; with
- * RTLD_LOCAL only the caller's own dependencies have it. */
-static void *next(const char *name, void *caller)
-{
-    Dl_info info;
-    void *function = dlsym(RTLD_NEXT, name);
-
-    if (!function && dladdr(caller, &info)) {
-        void *library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-        function = library ? dlsym(library, name) : NULL;
-    }
-    if (!function) { /* what ld.so does for a symbol that is nowhere */
-        fprintf(stderr, "libpgbake-env: symbol lookup error: undefined symbol: %s\n", name);
-        _exit(127);
-    }
-    return function;
-}
 
 /* Append "-IDIR" to argv; it stays allocated, as Perl keeps argv for $0. */
 static void include(char **argv, int *argc, const char *dir)
@@ -44,7 +23,7 @@ static void include(char **argv, int *argc, const char *dir)
 /* @INC: PERL5LIB's directories, ours, then (PERL5LIB's again and) those compiled into Perl. */
 EXPORT int perl_parse(void *perl, void *xsinit, int argc, char **argv, char **env)
 {
-    int (*parse)(void *, void *, int, char **, char **) = next("perl_parse", CALLER);
+    int (*parse)(void *, void *, int, char **, char **) = real_function("perl_parse", CALLER);
     const char *theirs = getenv("PERL5LIB");
     char dir[PATH_MAX];
 
@@ -73,13 +52,13 @@ static void set_python_home(void *caller)
     dir[strlen(dir) - strlen(python_dir) - 1] = '\0';
     if (mbstowcs(home, dir, LENGTH(home) - 1) == (size_t)-1)
         return;
-    void (*set)(const wchar_t *) = next("Py_SetPythonHome", caller);
+    void (*set)(const wchar_t *) = real_function("Py_SetPythonHome", caller);
     set(home);
 }
 
 EXPORT void Py_InitializeEx(int signals)
 {
-    void (*initialize)(int) = next("Py_InitializeEx", CALLER);
+    void (*initialize)(int) = real_function("Py_InitializeEx", CALLER);
 
     set_python_home(CALLER);
     initialize(signals);
@@ -87,7 +66,7 @@ EXPORT void Py_InitializeEx(int signals)
 
 EXPORT void Py_Initialize(void)
 {
-    void (*initialize)(void) = next("Py_Initialize", CALLER);
+    void (*initialize)(void) = real_function("Py_Initialize", CALLER);
 
     set_python_home(CALLER);
     initialize();
@@ -95,16 +74,24 @@ EXPORT void Py_Initialize(void)
 
 EXPORT int Tcl_Init(void *interpreter)
 {
-    int (*initialize)(void *) = next("Tcl_Init", CALLER);
-    int (*evaluate)(void *, const char *, ptrdiff_t, int) = next("Tcl_EvalEx", CALLER);
-    char dir[PATH_MAX], script[PATH_MAX + 32];
+    int (*initialize)(void *) = real_function("Tcl_Init", CALLER);
+    int (*evaluate)(void *, const char *, ptrdiff_t, int) = real_function("Tcl_EvalEx", CALLER);
+    char dir[PATH_MAX], script[PATH_MAX + 160];
 
     if (!*tcl_dir || getenv("TCL_LIBRARY") || !locate(tcl_dir, dir))
         return initialize(interpreter);
-    snprintf(script, sizeof script, "set ::tcl_library {%s}", dir);
+    /* tcl_pkgPath: the machine's directories of packages, compiled in. TCLLIBPATH is the user's way to name some. */
+    snprintf(script, sizeof script, "set ::tcl_library {%s}; set ::tcl_pkgPath {}", dir);
     evaluate(interpreter, script, -1, 0);
     int result = initialize(interpreter);
+    /* clock reads the machine's time zones, from a list that it makes when it is first used: ours go before. */
+    if (locate("share/zoneinfo", dir)) {
+        snprintf(script, sizeof script, "namespace eval ::tcl::clock {trace add variable ZoneinfoPaths write "
+                 "{apply {args {set ::tcl::clock::ZoneinfoPaths [list {%s}]}}}}", dir);
+        evaluate(interpreter, script, -1, 0);
+    }
     /* Debian's tm.tcl names the directory of modules (msgcat, which clock needs) by an absolute path. */
-    evaluate(interpreter, "catch {::tcl::tm::path add {*}[glob -directory $::tcl_library tcl?]}", -1, 0);
+    evaluate(interpreter, "catch {foreach dir [::tcl::tm::path list] {if {[string match /usr/* $dir]} "
+             "{::tcl::tm::path remove $dir}}; ::tcl::tm::path add {*}[glob -directory $::tcl_library tcl?]}", -1, 0);
     return result;
 }

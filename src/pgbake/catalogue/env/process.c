@@ -8,14 +8,12 @@
  */
 #include "env.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,41 +38,6 @@ struct stream {
 };
 static struct stream *streams;
 static pthread_mutex_t streams_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static int by_name(const struct dirent **a, const struct dirent **b)
-{
-    return strcmp((*a)->d_name, (*b)->d_name);
-}
-
-/* What "locale -a" should print, which the server reads to import collations: the locales of LOCPATH. The
- * program cannot be asked: locale(1) lists the directory compiled into libc and ignores LOCPATH. */
-static FILE *list_locales(const char *locpath)
-{
-    int fd = memfd_create("locale -a", MFD_CLOEXEC);
-    FILE *file = fd < 0 ? NULL : fdopen(fd, "w+");
-    char dir[PATH_MAX];
-
-    if (!file) {
-        if (fd >= 0)
-            close(fd);
-        return NULL;
-    }
-    fputs("C\nPOSIX\n", file);
-    while (next_part(&locpath, dir)) {
-        struct dirent **names = NULL;
-        int count = scandir(dir, &names, NULL, by_name);
-        for (int i = 0; i < count; i++) {
-            char collate[2 * PATH_MAX];
-            snprintf(collate, sizeof collate, "%s/%s/LC_COLLATE", dir, names[i]->d_name);
-            if (access(collate, R_OK) == 0)
-                fprintf(file, "%s\n", names[i]->d_name);
-            free(names[i]);
-        }
-        free(names);
-    }
-    rewind(file);
-    return file;
-}
 
 /* Start a program with a pipe to us as its output (READING) or input; NULL with errno set if that fails. */
 static FILE *start_piped(const char *program, char *const argv[], bool reading, pid_t *pid)

@@ -1,0 +1,56 @@
+"""A project with everything of its own, and servers that end with the test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from pgbake.lock import load_lock
+from tests.cache import test_cache
+from tests.projects import TestProject
+from tests.unit.inputs.servers import Server, serving
+
+
+@pytest.fixture
+def cache(example: TestProject) -> Iterator[Path]:
+    """An ``XDG_CACHE_HOME`` with the downloads and indexes of earlier tests; what is in it is a copy."""
+    shared = test_cache() / "pgbake"
+    with tempfile.TemporaryDirectory(dir=test_cache(), prefix="cache-") as directory:
+        (Path(directory) / "pgbake").mkdir()
+        subprocess.run(["cp", "-al", shared / "downloads", Path(directory, "pgbake")], check=True)
+        if (shared / "apt").exists():
+            subprocess.run(["cp", "-a", shared / "apt", Path(directory, "pgbake")], check=True)
+        yield Path(directory)
+
+
+@pytest.fixture
+def data(apart: TestProject) -> Iterator[Path]:
+    """A place for data directories that the server's user can reach; servers in it are stopped at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="pgbake-data-"))
+    directory.chmod(0o755)
+    yield directory
+    for status in apart.json("status"):
+        if status["running"] and status["data"].startswith(str(directory)):
+            apart.pgbake("down", "--data", status["data"])
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def mirror(apart: TestProject) -> Iterator[Server]:
+    """A mirror on loopback with the files of the lock that were downloaded before; the project's only one."""
+    downloads = test_cache() / "pgbake/downloads"
+    lock = load_lock(apart.directory / "pgbake.lock")
+    pins = [*lock.sources.values(), *lock.systems["x86_64-linux"].runtime.values()]
+    with serving() as server:
+        for pin in pins:
+            file = downloads / f"{pin.sha256}-{pin.filename}"
+            if file.exists():
+                server.files[quote(pin.path)] = file.read_bytes()
+        apart.edit("[platform]\n", f'[platform]\nmirrors = ["{server.url}"]\n')
+        yield server
