@@ -39,11 +39,12 @@ def choose(bundle: Bundle, names: Sequence[str]) -> dict[str, Derivation]:
 def realise_plan(
     app: App, plan: Plan, system: System, cores: int | None = None, options: BuildOptions | None = None
 ) -> None:
-    """Do what a plan says, with its progress shown.
+    """Do what a plan says, with its progress shown. What killed runs left in the store is removed in any case.
 
     :raises HostError: the plan builds for another system than this machine's.
     """
     if plan.empty:
+        app.store.sweep()
         return
     if system != host_system():
         raise HostError(

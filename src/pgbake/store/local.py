@@ -214,8 +214,10 @@ class LocalStore:
     def sweep(self) -> None:
         """Remove what killed processes left in the store: paths half-made or never registered, locks, roots.
 
-        What another process is at work on is locked, and stays.
+        What another process is at work on is locked, and stays; so does all of a store that can only be read.
         """
+        if self.read_only is not None:
+            return
         self.temp_roots.sweep()
         valid = {path.basename for path in self.database.paths()}
         for name in os.listdir(self.store_dir):  # noqa: PTH208 - names are what is wanted
