@@ -16,6 +16,8 @@ LEVEL = 3
 #: Bytes of a NAR from which on several threads compress it. By size alone, so that the same NAR gives the same file.
 _SEVERAL_THREADS = 32 << 20
 _THREADS = 2
+#: Bytes that each of them takes at a time: what they hold in memory is a few times that.
+_JOB = 2 << 20
 #: Largest window that a zstd frame may ask for; also what `zstd -d` allows.
 _MAX_WINDOW = 1 << 27
 
@@ -24,8 +26,10 @@ def compressor(size: int, level: int = LEVEL) -> ZstdCompressionObj:
     """Return a zstd compressor for a NAR of ``size`` bytes; its output depends on the size, too."""
     import zstandard
 
-    threads = _THREADS if size >= _SEVERAL_THREADS else 0
-    return zstandard.ZstdCompressor(level=level, threads=threads, write_checksum=False).compressobj()
+    if size < _SEVERAL_THREADS:
+        return zstandard.ZstdCompressor(level=level).compressobj()
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, threads=_THREADS, job_size=_JOB)
+    return zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
 
 @contextmanager

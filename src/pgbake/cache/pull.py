@@ -41,6 +41,14 @@ _BLOCKS = 4
 _REPORT_EVERY = 0.1  # seconds
 
 
+class Ungiven(CacheError):
+    """A path that caches offer, and that none of them gives whole; ``path`` tells which."""
+
+    def __init__(self, path: StorePath, message: str, *, hint: str | None, detail: str) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
 class PullResult:
     """What a pull did.
@@ -200,7 +208,8 @@ class Puller:
             else:
                 self.substituters.problems += failed
                 return offer
-        raise CacheError(
+        raise Ungiven(
+            path,
             f"no cache gives {path} as it should be",
             detail="\n".join(f"{error}" for error in failed),
             hint=failed[-1].hint,

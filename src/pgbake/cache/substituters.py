@@ -75,7 +75,7 @@ class Substituters:
                     found.append(Offer(cache, info))
             if found:
                 self._known[path] = found
-        return {path: self._known[path] for path in paths if path in self._known}
+        return {path: self._known[path] for path in paths if self._known.get(path)}
 
     def closure(
         self, goals: Iterable[StorePath], valid: Callable[[Iterable[StorePath]], set[StorePath]]
@@ -98,6 +98,10 @@ class Substituters:
             named_by |= {new: path for path, (first, *_) in offers.items() for new in first.info.references}
             wave = {reference for path in offers for reference in offers[path][0].info.references}
         return found
+
+    def give_up(self, path: StorePath) -> None:
+        """Take no offer of a path any more: what all of them gave was wrong."""
+        self._known[path] = []
 
     def lacking(self, path: StorePath, named_by: StorePath | None = None) -> PgbakeError:
         """Return the error for a path that nobody offers: why, as far as the caches told."""
