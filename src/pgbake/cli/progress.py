@@ -31,6 +31,11 @@ _VERBS = {
     "unpack": ("unpacking", "unpacked"),
     "build": ("building", "built"),
     "start": ("starting", "started"),
+    "push": ("pushing", "pushed"),
+    "pull": ("pulling", "pulled"),
+    "delete": ("deleting", "deleted"),
+    "verify": ("verifying", "verified"),
+    "sign": ("signing", "signed"),
 }
 
 
