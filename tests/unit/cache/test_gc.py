@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pgbake.cache import gc, lease
 from pgbake.cache.cache import BinaryCache
 from pgbake.cache.gc import Retention, collect, referrers_first
-from pgbake.cache.inventory import group, take_inventory
+from pgbake.cache.inventory import group
 from pgbake.cache.objects import ObjectStore
 from pgbake.cache.push import push
 from pgbake.errors import CacheError
@@ -404,5 +404,5 @@ def test_one_who_was_killed_is_not(tmp_path: Path) -> None:
 def test_a_damaged_lease_is_named(tmp_path: Path) -> None:
     objects = ObjectStore(str(tmp_path))
     objects.put(lease.NAME, b"{")
-    with pytest.raises(CacheError, match="pgbake-lease in file://.* is damaged"):
+    with pytest.raises(CacheError, match=r"pgbake-lease in file://.* is damaged"):
         lease.wait_until_free(objects, lambda _: None)
