@@ -31,6 +31,10 @@ COMMANDS = {
         "log": "Show the build log of a package.",
         "enter": "Open a shell in what a failed build has left.",
     },
+    "Binary caches": {
+        "push": "Bring the bundle, or any path, into a binary cache.",
+        "pull": "Take the bundle, or any path, from binary caches.",
+    },
     "A local server": {
         "up": "Start a server from the bundle.",
         "down": "Stop a server.",
