@@ -190,9 +190,11 @@ def _is_there(file: Path) -> bool:
 
 def _check_url(file: Path | None, url: str) -> None:
     parts = urlsplit(url)
+    if not parts.scheme and parts.path == "local":  # another local store, in Nix's notation
+        return
     if parts.scheme not in SCHEMES:
         problem = f'"{url}" is no URL of a cache'
-        hint = "write file:///DIR, http(s)://HOST/DIR or s3://BUCKET?region=REGION"
+        hint = "write file:///DIR, http(s)://HOST/DIR, s3://BUCKET?region=REGION, or local?root=DIR"
     elif parts.username or parts.password:
         problem = "a URL must not hold a user or a password"
         hint = "put them into ~/.netrc (http) or ~/.aws/credentials (s3)"
