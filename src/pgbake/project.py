@@ -17,6 +17,7 @@ from pgbake.lock import LOCK_NAME, Lock, load_lock
 from pgbake.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pgbake.recipes.recipe import Catalogue, load_catalogue
 from pgbake.requirements import requirements
+from pgbake.trust import Settings, load_settings
 
 
 def cache_dir() -> Path:
@@ -101,6 +102,14 @@ class Project:
         if platform.mirrors:
             return manifest_mirrors(platform.mirrors, platform.security_mirrors)
         return host_mirrors(platform.suite)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The caches to ask and whom to trust, as the manifest and the machine's configuration say.
+
+        :raises ManifestError: one of them is wrong.
+        """
+        return load_settings(self.manifest.cache, self.manifest.trust, self.manifest_file)
 
     def bundle(self, system: System) -> Bundle:
         """Lower the manifest for one system.

@@ -297,11 +297,7 @@ class LocalStore:
         :param candidates: the store paths that it may refer to.
         :raises StoreError: it holds a device, fifo or socket.
         """
-        final = self.physical(path)
-        remove_tree(final)
-        if made.is_dir() and not made.is_symlink():
-            made.chmod(0o755)  # only who may write a directory may move it
-        made.rename(final)
+        final = self._move_in(path, made)
         scanner = ReferenceScanner([*candidates, path])
         try:
             tree.canonicalise(final, owner=(0, 0) if os.geteuid() == 0 else None)
@@ -318,6 +314,34 @@ class LocalStore:
             ultimate=deriver is not None,
             ca=ca,
         )
+
+    def _move_in(self, path: StorePath, made: Path) -> Path:
+        final = self.physical(path)
+        remove_tree(final)
+        if made.is_dir() and not made.is_symlink():
+            made.chmod(0o755)  # only who may write a directory may move it
+        made.rename(final)
+        return final
+
+    def receive(self, path: StorePath, read: Callable[[int], bytes], verify: Callable[[Path], object]) -> None:
+        """Unpack a NAR as a path, which the caller has locked, and registers when all that it refers to is there.
+
+        :param read: gives the NAR; see :func:`pgbake.store.tree.restore`.
+        :param verify: called with the tree before it is moved to its place, to raise where it is not as promised.
+        :raises FormatError: the NAR is malformed or incomplete.
+        :raises StoreError: it cannot be written.
+        :raises HostError: the disk is full.
+        """
+        staging = self.staging(path)
+        try:
+            made = staging / "made"
+            tree.restore(read, made)
+            verify(made)
+            tree.canonicalise_root(self._move_in(path, made))
+        except OSError as error:
+            raise host_error(error, f"cannot write {path} to the store") from error
+        finally:
+            remove_tree(staging)
 
     def register(
         self, infos: Iterable[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]] | None = None
