@@ -31,6 +31,10 @@ COMMANDS = {
         "log": "Show the build log of a package.",
         "enter": "Open a shell in what a failed build has left.",
     },
+    "Binary caches": {
+        "keygen": "Make a key to sign with.",
+        "sign": "Sign the bundle, or other paths of the store.",
+    },
     "A local server": {
         "up": "Start a server from the bundle.",
         "down": "Stop a server.",
