@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pgbake.cli.app import App
 from pgbake.cli.lazy import LazyGroup
 
 if TYPE_CHECKING:
@@ -37,22 +38,33 @@ Examples:
 def command() -> None:
     """Care for a binary cache.
 
-    URL is file:///DIR, DIR, http://HOST/DIR, https://HOST/DIR or s3://BUCKET/PREFIX?region=REGION&endpoint=HOST.
+    URL is file:///DIR, DIR, http://HOST/DIR, https://HOST/DIR or s3://BUCKET/PREFIX?region=REGION&endpoint=HOST;
+    without one, it is the cache that the manifest or the machine's configuration names.
     """
 
 
-url_argument = click.argument("url", metavar="URL")
+url_argument = click.argument("url", metavar="[URL]", required=False)
 
 
-def open_cache(url: str) -> BinaryCache:
-    """Return the cache that a user names.
+def chosen_cache(app: App, url: str | None) -> BinaryCache:
+    """Return the cache that a user names, or the one that the settings name.
 
     :raises CacheError: the URL is none.
+    :raises ManifestError: none is named, and the settings name none or several.
     """
-    from pgbake.cache.cache import BinaryCache
-    from pgbake.project import cache_dir
+    from pgbake.cli.caches import open_cache, settings
+    from pgbake.errors import ManifestError
 
-    return BinaryCache(url, cache_dir() / "caches")
+    if url is not None:
+        return open_cache(url)
+    known = [cache for cache in settings(app).caches if cache.url.partition("?")[0] != "local"]
+    known = [cache for cache in known if cache.push] or known
+    if len(known) != 1:
+        urls = ", ".join(cache.url for cache in known)
+        raise ManifestError(
+            f"several caches are known: {urls}" if known else "no cache is known", hint="name its URL in the command"
+        )
+    return open_cache(known[0].url)
 
 
 def parse_time(text: str, option: str) -> float:

@@ -7,7 +7,7 @@ import time
 import click
 
 from pgbake.cli.app import App, human_size, json_option, pass_app
-from pgbake.cli.cache import human_age, human_time, open_cache, parse_time, url_argument
+from pgbake.cli.cache import chosen_cache, human_age, human_time, parse_time, url_argument
 
 
 @click.command(
@@ -34,7 +34,7 @@ Examples:
 @pass_app
 def command(
     app: App,
-    url: str,
+    url: str | None,
     names: tuple[str, ...],
     keep_for: str | None,
     keep_last: int | None,
@@ -56,7 +56,7 @@ def command(
         parse_time(grace, "--grace"),
     )
     with app.reporting() as report:
-        done = collect(open_cache(url), retention, report, dry_run=dry_run)
+        done = collect(chosen_cache(app, url), retention, report, dry_run=dry_run)
     now = time.time()
     if as_json:
         app.say_json(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pgbake.cli.app import App, human_size, json_option, pass_app
-from pgbake.cli.cache import open_cache, url_argument
+from pgbake.cli.cache import chosen_cache, url_argument
 
 
 @click.command(
@@ -19,7 +19,7 @@ Examples:
 @url_argument
 @json_option
 @pass_app
-def command(app: App, url: str, as_json: bool) -> None:
+def command(app: App, url: str | None, as_json: bool) -> None:
     """Show what a cache says of itself, how much it holds, whether its index is whole, and which keys sign it.
 
     A web server has no listing: what its index tells is all that is known of it.
@@ -28,7 +28,7 @@ def command(app: App, url: str, as_json: bool) -> None:
 
     from pgbake.cache.inventory import bundles, take_inventory
 
-    cache = open_cache(url)
+    cache = chosen_cache(app, url)
     with app.reporting() as report:
         found = take_inventory(cache, report)
     signers = Counter(signature.name for info in found.infos.values() for signature in info.signatures)

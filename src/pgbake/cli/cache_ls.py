@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgbake.cli.app import App, human_size, json_option, pass_app
-from pgbake.cli.cache import human_age, human_time, open_cache, url_argument
+from pgbake.cli.cache import chosen_cache, human_age, human_time
 
 if TYPE_CHECKING:
     from pgbake.cache.inventory import Bundle, Inventory
@@ -25,12 +25,11 @@ Examples:
   pgbake cache ls s3://bucket 'example-*'
   pgbake cache ls --all --json file:///srv/cache""",
 )
-@url_argument
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("arguments", metavar="[URL] [NAME]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="List every path, not only bundles.")
 @json_option
 @pass_app
-def command(app: App, url: str, names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def command(app: App, arguments: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """List what was pushed for its own sake, newest first: bundles, and paths that were named to `pgbake push`.
 
     NAME is a shell pattern. "files" is what a path takes in the cache, "closure" what it and all that it needs take
@@ -38,8 +37,9 @@ def command(app: App, url: str, names: tuple[str, ...], everything: bool, as_jso
     """
     from pgbake.cache.inventory import bundles, take_inventory
 
+    url, names = _split(arguments)
     with app.reporting() as report:
-        found = take_inventory(open_cache(url), report)
+        found = take_inventory(chosen_cache(app, url), report)
     listed: dict[StorePath, Bundle | None] = {bundle.path: bundle for bundle in bundles(found)}
     if everything:
         listed |= {path: None for path in sorted(found.infos, key=lambda p: (p.name, p)) if path not in listed}
@@ -61,6 +61,13 @@ def command(app: App, url: str, names: tuple[str, ...], everything: bool, as_jso
         size = [human_size(row[key]) if row[key] is not None else "-" for key in ("nar-size", "file-size", "closure")]
         what = f" ({', '.join(row['what'])})" if row["what"] and row["what"] != ["runtime"] else ""
         app.say(f"{size[0]:>9}  {size[1]:>9}  {size[2]:>9}  {age:<10}  {row['path']}{what}  {signers}")
+
+
+def _split(arguments: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    first = arguments[0] if arguments else ""
+    if "://" in first or (first.startswith(("/", ".")) and not first.startswith("/nix/store/")):
+        return first, arguments[1:]
+    return None, arguments
 
 
 def _row(found: Inventory, path: StorePath, bundle: Bundle | None) -> dict[str, Any]:
