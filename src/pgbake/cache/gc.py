@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 
 from pgbake.cache.cache import BinaryCache, in_parallel
 from pgbake.cache.index import change_index
@@ -203,17 +204,26 @@ def collect(cache: BinaryCache, retention: Retention, report: Sink, *, dry_run: 
             "nothing says which bundles are kept: all would go",
             hint="give --keep NAME, --keep-for TIME or --keep-last NUMBER; --dry-run shows what that means",
         )
-    if not cache.objects.writable:
-        raise CacheError(f"{cache.url} can only be read", hint="name the cache by its s3 or file URL")
+    require_writable(cache)
     if dry_run:
         return plan(take_inventory(cache, report, read_all=True), retention, time.time())
-    with lease(cache.objects, "pgbake cache gc", lambda holder: _tell_waiting(cache, holder, report)) as held:
+    with lease(cache.objects, "pgbake cache gc", partial(tell_waiting, cache, report)) as held:
         found = plan(take_inventory(cache, report, read_all=True), retention, time.time())
         sweep(cache, found, held, report)
     return found
 
 
-def _tell_waiting(cache: BinaryCache, holder: str, report: Sink) -> None:
+def require_writable(cache: BinaryCache) -> None:
+    """Check that a cache is of a kind that can be written.
+
+    :raises CacheError: it is not.
+    """
+    if not cache.objects.writable:
+        raise CacheError(f"{cache.url} can only be read", hint="name the cache by its s3 or file URL")
+
+
+def tell_waiting(cache: BinaryCache, report: Sink, holder: str) -> None:
+    """Tell that a cache's lease is waited for."""
     report(Notice("info", f"{cache.url} is being worked on by {holder}; waiting for its end"))
 
 

@@ -156,7 +156,7 @@ def take_inventory(cache: BinaryCache, report: Sink, *, read_all: bool = False) 
     except FormatError as error:
         index_problem = error.message
     if objects is None:
-        return _from_index(cache, index, index_problem)
+        return _from_index(cache, index, index_problem, read_all)
     damaged: dict[str, str] = {}
 
     def narinfo(name: str) -> NarInfo | None:
@@ -195,7 +195,7 @@ def take_inventory(cache: BinaryCache, report: Sink, *, read_all: bool = False) 
     )
 
 
-def _from_index(cache: BinaryCache, index: Index | None, problem: str | None) -> Inventory:
+def _from_index(cache: BinaryCache, index: Index | None, problem: str | None, read_all: bool) -> Inventory:
     info = cache.info()
     if index is None:
         if info is None:
@@ -204,16 +204,25 @@ def _from_index(cache: BinaryCache, index: Index | None, problem: str | None) ->
             f"{cache.url} cannot be listed, and has no index of what it holds" + (f" ({problem})" if problem else ""),
             hint="name the cache by its s3 or file URL",
         )
-    infos = {}
-    damaged = {}
-    for digest in index.texts:
+    infos: dict[StorePath, NarInfo] = {}
+    damaged: dict[str, str] = {}
+
+    def narinfo(digest: str) -> None:
+        name = f"{digest}.narinfo"
         try:
             found = index.get(digest)
-            assert found is not None
+            if read_all or found is None:
+                found = NarInfo.parse(cache.objects.get(name, MAX_NARINFO).data.decode())
+            if found.path.digest != digest:
+                raise FormatError(f"it tells of {found.path}")
             infos[found.path] = found
-        except FormatError as error:
-            damaged[f"{digest}.narinfo"] = error.message
-    return Inventory(None, info, index, None, infos, damaged, ())
+        except (FormatError, UnicodeDecodeError) as error:
+            damaged[name] = str(error)
+        except Missing:
+            pass
+
+    in_parallel(narinfo, index.texts)
+    return Inventory(None, info, index, problem, infos, damaged, ())
 
 
 def _cache_info(cache: BinaryCache, report: Sink) -> CacheInfo | None:

@@ -29,6 +29,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,13 +61,15 @@ class Lease:
     serial: int
     _etag: str | None = None
     _written: float = field(default_factory=time.monotonic)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+    _over: threading.Event = field(default_factory=threading.Event)
 
     def renew(self) -> None:
         """Make sure that the lease is still ours.
 
         :raises CacheError: another has taken it, since this process stood still for too long.
         """
-        if time.monotonic() - self._written >= RENEW:
+        if self._over.is_set() or time.monotonic() - self._written >= 2 * RENEW:
             self.write(self.holder)
 
     def write(self, holder: str) -> None:
@@ -74,16 +77,38 @@ class Lease:
 
         :raises CacheError: another has taken it.
         """
-        now = time.monotonic()
+        with self._turn:
+            now = time.monotonic()
+            try:
+                if self._over.is_set():
+                    raise Changed
+                self._etag = _replace(self.objects, self._etag, self.serial + 1, holder)
+            except Changed:
+                self._over.set()
+                raise CacheError(
+                    f"another process has taken over the work on {self.objects.url}, since this one stood still",
+                    hint="run the same command again",
+                ) from None
+            self.serial += 1
+            self._written = now
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Write it again and again while the ``with`` block runs."""
+        ended = threading.Event()
+
+        def keep() -> None:
+            while not ended.wait(RENEW):
+                with suppress(PgbakeError):  # renew() tells
+                    self.write(self.holder)
+
+        thread = threading.Thread(target=keep, daemon=True)
+        thread.start()
         try:
-            self._etag = _replace(self.objects, self._etag, self.serial + 1, holder)
-        except Changed:
-            raise CacheError(
-                f"another process has taken over the work on {self.objects.url}, since this one stood still",
-                hint="run the same command again",
-            ) from None
-        self.serial += 1
-        self._written = now
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextmanager
@@ -107,7 +132,8 @@ def lease(objects: ObjectStore, what: str, on_wait: OnWait) -> Iterator[Lease]:
             break
         held = Lease(objects, holder, serial + 1, etag)
         try:
-            yield held
+            with held.kept():
+                yield held
         finally:
             with suppress(PgbakeError):  # it is over by itself then
                 held.write("")

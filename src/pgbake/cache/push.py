@@ -319,6 +319,8 @@ class _Sender:
                 file_sha256 = self._compress(info, file, id)
             size = file.tell()
             name = f"nar/{base32.encode(file_sha256)}.nar.zst"
+            if path in self.damaged and self.cache.objects.has(name) not in (None, size):
+                self.cache.objects.delete([name])  # else it would be taken for the same
             self.cache.objects.put_file(name, file)
         return NarInfo(
             path=path,

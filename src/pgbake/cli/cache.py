@@ -17,6 +17,7 @@ COMMANDS = {
     "Look": {
         "info": "Show what a cache holds, and who signs it.",
         "ls": "List the bundles of a cache, or its paths.",
+        "verify": "Check that a cache is whole, and mend it.",
     },
     "Change": {
         "gc": "Take away what no bundle that is to be kept needs.",

@@ -36,6 +36,7 @@ COMMANDS = {
         "pull": "Take the bundle, or any path, from binary caches.",
         "keygen": "Make a key to sign with.",
         "sign": "Sign the bundle, or other paths of the store.",
+        "cache": "Care for a binary cache: look, verify, collect, sign, serve.",
     },
     "A local server": {
         "up": "Start a server from the bundle.",
@@ -44,9 +45,6 @@ COMMANDS = {
         "psql": "Open psql on the server.",
         "run": "Run one program with the bundle's own first in PATH.",
         "shell": "Open a shell with the bundle's programs in PATH.",
-    },
-    "Binary caches": {
-        "cache": "Care for a binary cache: look, verify, collect, sign, serve.",
     },
     "Health": {
         "doctor": "Say what of this machine stands in the way, and what to type.",
