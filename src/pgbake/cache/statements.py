@@ -1,0 +1,121 @@
+"""Signed statements beside the paths of a binary cache.
+
+    statements/DIGEST/KIND.json         one envelope for each kind, with any number of signatures
+
+A static cache has no listing, so the name follows from path and kind; see :mod:`pgbake.formats.statement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pgbake.cache.cache import BinaryCache
+from pgbake.cache.objects import Changed, Exists, Missing
+from pgbake.errors import CacheError, FormatError, PgbakeError
+from pgbake.formats.narinfo import NarInfo
+from pgbake.formats.statement import KINDS, MAX_STATEMENT, SignedStatement
+from pgbake.formats.storepath import StorePath
+from pgbake.trust import Trust
+
+#: How often one is written anew when others write it at the same time.
+_ATTEMPTS = 10
+
+
+def statement_name(path: StorePath, kind: str) -> str:
+    """Return the name of the object that holds a path's statement."""
+    return f"statements/{path.digest}/{kind}.json"
+
+
+def store_statement(cache: BinaryCache, signed: SignedStatement) -> bool:
+    """Put a statement into a cache, beside the signatures that the same one bears there; another of its kind goes.
+
+    :return: whether something was new.
+    :raises CacheError: the cache refuses, does not answer, can only be read, or others write without end.
+    """
+    if not cache.objects.writable:
+        raise CacheError(f"{cache.url} can only be read", hint="push to its s3 or file URL")
+    said = signed.statement
+    name = statement_name(said.path, said.kind)
+    for _ in range(_ATTEMPTS):
+        before, etag = _get(cache, name)
+        after = signed
+        if before is not None and before.payload == signed.payload:
+            after = signed.merged(before.signatures)
+        if after == before:
+            return False
+        try:
+            cache.objects.put(name, after.to_json(), new=etag is None, etag=etag)
+        except (Exists, Changed):
+            continue
+        return True
+    raise CacheError(f"{name} in {cache.url} is written by others without end", hint="run it again")
+
+
+def fetch_statement(cache: BinaryCache, path: StorePath, kind: str) -> SignedStatement | None:
+    """Return a path's statement of a kind, not verified; None where the cache has none.
+
+    :raises CacheError: the cache refuses, does not answer, or what it has is damaged.
+    """
+    name = statement_name(path, kind)
+    try:
+        return SignedStatement.parse(cache.objects.get(name, MAX_STATEMENT).data)
+    except Missing:
+        return None
+    except FormatError as error:
+        raise CacheError(f"{name} in {cache.url} is damaged: {error}", hint="push the statement again") from None
+
+
+def require_statements(caches: Iterable[BinaryCache], info: NarInfo, trust: Trust) -> list[SignedStatement]:
+    """Return a trusted statement about a bundle for each kind that the user wants, from the first cache that has one.
+
+    :param info: what was believed of the bundle.
+    :raises CacheError: there is none of a kind, or it is not signed by whom the user trusts, or about other contents,
+        or tells that checks failed; why each cache's is none is told.
+    """
+    caches = list(caches)
+    return [_require(caches, info, kind, trust) for kind in trust.statements]
+
+
+def _require(caches: list[BinaryCache], info: NarInfo, kind: str, trust: Trust) -> SignedStatement:
+    problems = []
+    hint = f"push it with the bundle, or leave out {kind!r} below [trust] in statements"
+    for cache in caches:
+        try:
+            signed = fetch_statement(cache, info.path, kind)
+            if signed is not None:
+                signed.verify(trust.keys, info.path, info.nar_sha256, kind)
+                return signed
+        except PgbakeError as error:
+            problems.append(f"{cache.url}: {error}")
+            hint = error.hint or hint
+    reason = problems[0] if problems else f"no statement of that kind is in {', '.join(c.url for c in caches)}"
+    raise CacheError(
+        f"{info.path} lacks the statement {kind} that is required: {reason}",
+        hint=hint,
+        detail="\n".join(problems[1:]) or None,
+    )
+
+
+def fetch_statements(caches: Iterable[BinaryCache], path: StorePath) -> list[SignedStatement]:
+    """Return what statements caches have about a path, of each kind the first, not verified; damaged ones left out.
+
+    :raises CacheError: a cache refuses, or does not answer.
+    """
+    found: dict[str, SignedStatement] = {}
+    for cache in caches:
+        for kind in KINDS.keys() - found.keys():
+            signed, _ = _get(cache, statement_name(path, kind))
+            if signed is not None and signed.statement.path == path and signed.statement.kind == kind:
+                found[kind] = signed
+    return [found[kind] for kind in sorted(found)]
+
+
+def _get(cache: BinaryCache, name: str) -> tuple[SignedStatement | None, str | None]:
+    try:
+        content = cache.objects.get(name, MAX_STATEMENT)
+    except Missing:
+        return None, None
+    try:
+        return SignedStatement.parse(content.data), content.etag
+    except FormatError:
+        return None, content.etag
