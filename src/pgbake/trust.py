@@ -189,13 +189,15 @@ def _is_there(file: Path) -> bool:
 
 def _url_problem(url: str) -> tuple[str, str]:
     """Return what is wrong with the URL of a cache, and what to write; twice nothing where it is one."""
-    hint = "write file:///DIR, http(s)://HOST/DIR or s3://BUCKET?region=REGION"
+    hint = "write file:///DIR, http(s)://HOST/DIR, s3://BUCKET?region=REGION, or local?root=DIR"
     try:
         parts = urlsplit(url)
     except ValueError:
         parts = urlsplit("")
     if parts.username is not None or parts.password is not None:
         return "a URL must not hold a user or a password", "put them into ~/.netrc (http) or ~/.aws/credentials (s3)"
+    if not parts.scheme and parts.path == "local":  # another local store, in Nix's notation
+        return "", ""
     place = parts.path if parts.scheme == "file" else parts.netloc
     if parts.scheme not in SCHEMES or not place or not url.isprintable() or " " in url:
         return f'"{url}" is no URL of a cache', hint

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pgbake.cache.cache import BinaryCache
+from pgbake.cache.index import alone
 from pgbake.cache.objects import Changed, Exists, Missing
 from pgbake.errors import CacheError, FormatError, PgbakeError
 from pgbake.formats.narinfo import NarInfo
@@ -36,18 +37,19 @@ def store_statement(cache: BinaryCache, signed: SignedStatement) -> bool:
         raise CacheError(f"{cache.url} can only be read", hint="push to its s3 or file URL")
     said = signed.statement
     name = statement_name(said.path, said.kind)
-    for _ in range(_ATTEMPTS):
-        before, etag = _get(cache, name)
-        after = signed
-        if before is not None and before.payload == signed.payload:
-            after = signed.merged(before.signatures)
-        if after == before:
-            return False
-        try:
-            cache.objects.put(name, after.to_json(), new=etag is None, etag=etag)
-        except (Exists, Changed):
-            continue
-        return True
+    with alone(cache.objects):
+        for _ in range(_ATTEMPTS):
+            before, etag = _get(cache, name)
+            after = signed
+            if before is not None and before.payload == signed.payload:
+                after = signed.merged(before.signatures)
+            if after == before:
+                return False
+            try:
+                cache.objects.put(name, after.to_json(), new=etag is None, etag=etag)
+            except (Exists, Changed):
+                continue
+            return True
     raise CacheError(f"{name} in {cache.url} is written by others without end", hint="run it again")
 
 

@@ -58,6 +58,5 @@ def command(app: App, names: tuple[str, ...], files: tuple[Path, ...], dry_run: 
         )
         return
     new = sum(1 for count in gained.values() if count)
-    app.say(
-        f"{'would sign' if dry_run else 'signed'} {new} of {count(len(gained))} as {', '.join(key.name for key in keys)}"
-    )
+    done = "would sign" if dry_run else "signed"
+    app.say(f"{done} {new} of {count(len(gained))} as {', '.join(key.name for key in keys)}")
