@@ -192,6 +192,7 @@ def _url_problem(url: str) -> tuple[str, str]:
     hint = "write file:///DIR, http(s)://HOST/DIR, s3://BUCKET?region=REGION, or local?root=DIR"
     try:
         parts = urlsplit(url)
+        _ = parts.port  # is looked at only now
     except ValueError:
         parts = urlsplit("")
     if parts.username is not None or parts.password is not None:

@@ -49,6 +49,7 @@ def test_urls_of_caches(tmp_path: Path, url: str) -> None:
         ('[[cache]]\nurl = "ftp://host/x"\n', 4, "is no URL of a cache", "s3://BUCKET"),
         ('[[cache]]\nurl = "http://"\n', 4, "is no URL of a cache", "http(s)://HOST"),
         ('[[cache]]\nurl = "http://[x"\n', 4, "is no URL of a cache", ""),
+        ('[[cache]]\nurl = "http://h:99999999"\n', 4, "is no URL of a cache", ""),
         ('[[cache]]\nurl = "http://h/a b"\n', 4, "is no URL of a cache", ""),
         ('[[cache]]\nurl = "http://h/\\n"\n', 4, "is no URL of a cache", ""),
         ('[[cache]]\nurl = "s3:///prefix"\n', 4, "is no URL of a cache", ""),

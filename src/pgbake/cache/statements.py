@@ -13,7 +13,6 @@ from pgbake.cache.cache import BinaryCache
 from pgbake.cache.index import alone
 from pgbake.cache.objects import Changed, Exists, Missing
 from pgbake.errors import CacheError, FormatError, PgbakeError
-from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.statement import KINDS, MAX_STATEMENT, SignedStatement
 from pgbake.formats.storepath import StorePath
 from pgbake.trust import Trust
@@ -67,32 +66,35 @@ def fetch_statement(cache: BinaryCache, path: StorePath, kind: str) -> SignedSta
         raise CacheError(f"{name} in {cache.url} is damaged: {error}", hint="push the statement again") from None
 
 
-def require_statements(caches: Iterable[BinaryCache], info: NarInfo, trust: Trust) -> list[SignedStatement]:
+def require_statements(
+    caches: Iterable[BinaryCache], path: StorePath, nar_sha256: bytes, trust: Trust
+) -> list[SignedStatement]:
     """Return a trusted statement about a bundle for each kind that the user wants, from the first cache that has one.
 
-    :param info: what was believed of the bundle.
+    :param nar_sha256: raw digest of the bundle's NAR, which is believed already.
     :raises CacheError: there is none of a kind, or it is not signed by whom the user trusts, or about other contents,
         or tells that checks failed; why each cache's is none is told.
     """
     caches = list(caches)
-    return [_require(caches, info, kind, trust) for kind in trust.statements]
+    return [_require(caches, path, nar_sha256, kind, trust) for kind in trust.statements]
 
 
-def _require(caches: list[BinaryCache], info: NarInfo, kind: str, trust: Trust) -> SignedStatement:
+def _require(caches: list[BinaryCache], path: StorePath, nar_sha256: bytes, kind: str, trust: Trust) -> SignedStatement:
     problems = []
-    hint = f"push it with the bundle, or leave out {kind!r} below [trust] in statements"
+    hint = f'push it with the bundle, or take "{kind}" out of statements, below [trust]'
     for cache in caches:
         try:
-            signed = fetch_statement(cache, info.path, kind)
+            signed = fetch_statement(cache, path, kind)
             if signed is not None:
-                signed.verify(trust.keys, info.path, info.nar_sha256, kind)
+                signed.verify(trust.keys, path, nar_sha256, kind)
                 return signed
         except PgbakeError as error:
             problems.append(f"{cache.url}: {error}")
             hint = error.hint or hint
-    reason = problems[0] if problems else f"no statement of that kind is in {', '.join(c.url for c in caches)}"
+    asked = ", ".join(cache.url for cache in caches) or "any cache: none is known"
+    reason = problems[0] if problems else f"no statement of that kind is in {asked}"
     raise CacheError(
-        f"{info.path} lacks the statement {kind} that is required: {reason}",
+        f"{path} lacks the statement {kind} that is required: {reason}",
         hint=hint,
         detail="\n".join(problems[1:]) or None,
     )

@@ -18,7 +18,6 @@ from pgbake.cache.statements import (
 )
 from pgbake.errors import CacheError
 from pgbake.formats.keys import SecretKey, TrustedKeys
-from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.statement import SignedStatement, Statement
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
@@ -26,9 +25,9 @@ from pgbake.store.statements import drop_statements, keep_statement, kept_statem
 from pgbake.trust import Trust
 
 PATH = StorePath("0" * 32, "bundle")
-INFO = NarInfo(PATH, "nar/x.nar", "none", bytes(32), 120)
+NAR = bytes(32)
 ONE, TWO = SecretKey("a-1", bytes(32)), SecretKey("a-2", bytes(31) + b"\1")
-PASSED = Statement(PATH, bytes(32), "check", {"result": "PASSED"})
+PASSED = Statement(PATH, NAR, "check", {"result": "PASSED"})
 TRUST = Trust(TrustedKeys((ONE.public,)), statements=("check",))
 
 
@@ -47,7 +46,7 @@ def test_a_statement_is_stored_once(cache: BinaryCache, tmp_path: Path) -> None:
     assert store_statement(cache, PASSED.sign([ONE]))
     assert (tmp_path / f"cache/statements/{PATH.digest}/check.json").read_bytes() == PASSED.sign([ONE]).to_json()
     assert not store_statement(cache, PASSED.sign([ONE]))
-    assert require_statements([cache], INFO, TRUST) == [PASSED.sign([ONE])]
+    assert require_statements([cache], PATH, NAR, TRUST) == [PASSED.sign([ONE])]
 
 
 def test_signatures_of_the_same_are_joined_and_another_replaces_it(cache: BinaryCache) -> None:
@@ -56,13 +55,13 @@ def test_signatures_of_the_same_are_joined_and_another_replaces_it(cache: Binary
         list(pool.map(lambda key: store_statement(cache, PASSED.sign([key])), [ONE, SecretKey("b", bytes(32))]))
     found = fetch_statement(cache, PATH, "check")
     assert found is not None and [one.name for one in found.signatures] == ["a-1", "a-2", "b"]
-    newer = Statement(PATH, bytes(32), "check", {"result": "WARNED"}).sign([ONE])
+    newer = Statement(PATH, NAR, "check", {"result": "WARNED"}).sign([ONE])
     assert store_statement(cache, newer)
     assert fetch_statement(cache, PATH, "check") == newer
 
 
 def test_nothing_wanted_asks_nothing(cache: BinaryCache) -> None:
-    assert require_statements([cache], INFO, Trust()) == []
+    assert require_statements([cache], PATH, NAR, Trust()) == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_nothing_wanted_asks_nothing(cache: BinaryCache) -> None:
         (None, "no statement of that kind is in file:"),
         (PASSED.sign([TWO]), "signed by a-2; trusted keys: a-1"),
         (Statement(PATH, b"\1" * 32, "check", PASSED.predicate).sign([ONE]), "other contents"),
-        (Statement(PATH, bytes(32), "check", {"result": "FAILED"}).sign([ONE]), "did not pass"),
+        (Statement(PATH, NAR, "check", {"result": "FAILED"}).sign([ONE]), "did not pass"),
     ],
 )
 def test_a_bundle_without_a_good_one_is_refused(
@@ -80,17 +79,17 @@ def test_a_bundle_without_a_good_one_is_refused(
     if signed is not None:
         store_statement(cache, signed)
     with pytest.raises(CacheError, match=problem) as caught:
-        require_statements([cache], INFO, TRUST)
+        require_statements([cache], PATH, NAR, TRUST)
     assert str(PATH) in caught.value.message and caught.value.hint
     store_statement(other, PASSED.sign([ONE]))
-    assert require_statements([cache, other], INFO, TRUST) == [PASSED.sign([ONE])]
+    assert require_statements([cache, other], PATH, NAR, TRUST) == [PASSED.sign([ONE])]
 
 
 def test_one_at_the_wrong_place_is_about_something_else(cache: BinaryCache) -> None:
     elsewhere = Statement(StorePath("1" * 32, "bundle"), bytes(32), "check", PASSED.predicate).sign([ONE])
     cache.objects.put(statement_name(PATH, "check"), elsewhere.to_json())
     with pytest.raises(CacheError, match="something else"):
-        require_statements([cache], INFO, TRUST)
+        require_statements([cache], PATH, NAR, TRUST)
     assert fetch_statements([cache], PATH) == []
 
 
@@ -100,7 +99,7 @@ def test_a_damaged_one_is_an_error_and_is_mended_by_the_next_push(cache: BinaryC
     with pytest.raises(CacheError, match="is damaged"):
         fetch_statement(cache, PATH, "check")
     with pytest.raises(CacheError, match="is damaged"):
-        require_statements([cache], INFO, TRUST)
+        require_statements([cache], PATH, NAR, TRUST)
     assert fetch_statements([cache], PATH) == []
     assert store_statement(cache, PASSED.sign([ONE]))
     assert fetch_statements([cache], PATH) == [PASSED.sign([ONE])]
@@ -116,7 +115,7 @@ def test_a_store_keeps_them(store: LocalStore) -> None:
     assert kept_statements(store, PATH) == {}
     keep_statement(store, PASSED.sign([ONE]))
     assert keep_statement(store, PASSED.sign([TWO])) == PASSED.sign([ONE, TWO])
-    said = Statement(PATH, bytes(32), "provenance", {}).sign([ONE])
+    said = Statement(PATH, NAR, "provenance", {}).sign([ONE])
     keep_statement(store, said)
     assert kept_statements(store, PATH) == {"check": PASSED.sign([ONE, TWO]), "provenance": said}
     newer = Statement(PATH, b"\1" * 32, "check", {"result": "FAILED"}).sign([])
