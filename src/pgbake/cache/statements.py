@@ -7,15 +7,23 @@ A static cache has no listing, so the name follows from path and kind; see :mod:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from pgbake.cache.cache import BinaryCache
 from pgbake.cache.index import alone
 from pgbake.cache.objects import Changed, Exists, Missing
+from pgbake.cache.substituters import Check, Source
 from pgbake.errors import CacheError, FormatError, PgbakeError
+from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.statement import KINDS, MAX_STATEMENT, SignedStatement
 from pgbake.formats.storepath import StorePath
+from pgbake.store.local import LocalStore
+from pgbake.store.statements import keep_statement, kept_statements
 from pgbake.trust import Trust
+
+#: What the merge names bundles: NAME-postgresql-VERSION.
+_BUNDLE = re.compile(r".+-postgresql-[0-9]+(\.[0-9]+)*")
 
 #: How often one is written anew when others write it at the same time.
 _ATTEMPTS = 10
@@ -100,18 +108,59 @@ def _require(caches: list[BinaryCache], path: StorePath, nar_sha256: bytes, kind
     )
 
 
-def fetch_statements(caches: Iterable[BinaryCache], path: StorePath) -> list[SignedStatement]:
-    """Return what statements caches have about a path, of each kind the first, not verified; damaged ones left out.
+def demanding(trust: Trust, sources: Iterable[Source]) -> Check:
+    """Return :meth:`Trust.check`, which demands of bundles the statements that the user wants, too.
+
+    :param sources: where those may lie: a statement need not be in the cache that the bundle comes from.
+    """
+    if not trust.statements:
+        return trust.check
+    caches = [source for source in sources if isinstance(source, BinaryCache)]
+
+    def check(info: NarInfo, where: str) -> None:
+        trust.check(info, where)
+        if is_bundle(info.path):
+            require_statements(caches, info.path, info.nar_sha256, trust)
+
+    return check
+
+
+def is_bundle(path: StorePath) -> bool:
+    """Whether the merge could have named a path so."""
+    return _BUNDLE.fullmatch(path.name) is not None
+
+
+def take_statements(store: LocalStore, sources: Iterable[Source], path: StorePath) -> None:
+    """Keep what statements caches have about the contents of a path that was pulled, so that pushes bring them on.
 
     :raises CacheError: a cache refuses, or does not answer.
+    :raises StoreError: the store cannot be written.
     """
-    found: dict[str, SignedStatement] = {}
-    for cache in caches:
-        for kind in KINDS.keys() - found.keys():
-            signed, _ = _get(cache, statement_name(path, kind))
-            if signed is not None and signed.statement.path == path and signed.statement.kind == kind:
-                found[kind] = signed
-    return [found[kind] for kind in sorted(found)]
+    info = store.info(path)
+    for source in sources:
+        if isinstance(source, BinaryCache):
+            for kind in KINDS:
+                signed, _ = _get(source, statement_name(path, kind))
+                if signed is not None and _is_about(signed, path, kind, info.nar_sha256):
+                    keep_statement(store, signed)
+
+
+def bring_statements(store: LocalStore, cache: BinaryCache, paths: Iterable[StorePath]) -> int:
+    """Put what statements are kept about the contents of paths beside them into a cache; return how many were new.
+
+    :raises CacheError: see :func:`store_statement`.
+    """
+    new = 0
+    for path in paths:
+        for kind, signed in kept_statements(store, path).items():
+            if _is_about(signed, path, kind, store.info(path).nar_sha256):
+                new += store_statement(cache, signed)
+    return new
+
+
+def _is_about(signed: SignedStatement, path: StorePath, kind: str, nar_sha256: bytes) -> bool:
+    said = signed.statement
+    return (said.path, said.kind, said.nar_sha256) == (path, kind, nar_sha256)
 
 
 def _get(cache: BinaryCache, name: str) -> tuple[SignedStatement | None, str | None]:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from pgbake.errors import FormatError, host_error
-from pgbake.files import read_small_file, write_whole
+from pgbake.errors import FormatError, ManifestError, host_error
+from pgbake.files import read_hint, read_small_file, write_whole
 from pgbake.formats.statement import KINDS, MAX_STATEMENT, SignedStatement
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
@@ -40,6 +40,32 @@ def keep_statement(store: LocalStore, signed: SignedStatement) -> SignedStatemen
     except OSError as error:
         raise host_error(error, f"cannot write to {directory}") from error
     return signed
+
+
+def keep_file(store: LocalStore, file: Path, paths: Iterable[StorePath], *, dry_run: bool = False) -> None:
+    """Keep the statement of a file, which must be signed, and about the contents of one of some valid paths.
+
+    :param dry_run: only check it.
+    :raises ManifestError: it cannot be read, or is none such.
+    :raises StoreError: the store cannot be written.
+    """
+    try:
+        signed = SignedStatement.parse(read_small_file(file, MAX_STATEMENT))
+    except OSError as error:
+        raise ManifestError(f"cannot read {file}: {error.strerror}", hint=read_hint(error, file)) from error
+    except FormatError as error:
+        raise ManifestError(f"{file}: {error}", hint="name an in-toto statement in a DSSE envelope") from None
+    said = signed.statement
+    if not signed.signatures:
+        raise ManifestError(f"{file}: nobody has signed this statement", hint="nobody would believe it: sign it first")
+    if said.path not in paths:
+        raise ManifestError(f"{file} is about {said.path}, which is not pushed", hint="push that path with it")
+    if said.nar_sha256 != store.info(said.path).nar_sha256:
+        raise ManifestError(
+            f"{file} is about other contents of {said.path}", hint="it was stated of another build of the same path"
+        )
+    if not dry_run:
+        keep_statement(store, signed)
 
 
 def kept_statements(store: LocalStore, path: StorePath) -> dict[str, SignedStatement]:
