@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pgbake.cache.compression import decompressed
@@ -27,6 +27,9 @@ from pgbake.store.local import LocalStore
 #: Paths under way at once, and of those how many large ones.
 _AT_ONCE = 16
 _LARGE_AT_ONCE = 2
+#: Bytes of NARs from which on the disk is kept at work meanwhile, and seconds between two flushes.
+_FLUSHED = 64 << 20
+_FLUSH_EVERY = 0.2
 _REPORT_EVERY = 0.1  # seconds
 
 
@@ -108,7 +111,7 @@ class Puller:
         unpacked: dict[StorePath, tuple[Offer, ExitStack]] = {}
         there: set[StorePath] = set()
         running: dict[Future[tuple[Offer | None, ExitStack]], StorePath] = {}
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_AT_ONCE) as pool, self._flushing(offers):
             try:
                 # Those first that others wait for: nobody holds the lock of a path while another process
                 # waits for it with something that this path needs.
@@ -135,6 +138,27 @@ class Puller:
                 for _, locks in unpacked.values():
                     locks.close()
         return brought
+
+    @contextmanager
+    def _flushing(self, offers: Mapping[StorePath, list[Offer]]) -> Iterator[None]:
+        """Write to disk while more is unpacked: before a path is registered all of it must be there."""
+        if sum(found[0].info.nar_size for found in offers.values()) < _FLUSHED:
+            yield
+            return
+        ended = threading.Event()
+
+        def flush() -> None:
+            while not ended.wait(_FLUSH_EVERY):
+                with suppress(PgbakeError):  # told when it is registered
+                    self.store.flush()
+
+        thread = threading.Thread(target=flush, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _needs(self, offers: Mapping[StorePath, list[Offer]], path: StorePath) -> frozenset[StorePath]:
         return (offers[path][0].info.references & offers.keys()) - {path}
