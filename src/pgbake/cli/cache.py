@@ -21,6 +21,7 @@ COMMANDS = {
     },
     "Change": {
         "gc": "Take away what no bundle that is to be kept needs.",
+        "sign": "Sign all paths with another key.",
     },
 }
 
