@@ -241,10 +241,19 @@ class _Importer:
             if info.url != _nar_name(path) or info.compression != "zstd":
                 raise self.tar.wrong(f"its index names {info.url} for {path}")
             if path not in present:
-                self.check(info, self.tar.name)
+                self._require_trusted(info)
         needed = {reference for path, info in infos.items() if path not in present for reference in info.references}
         if lacking := needed - infos.keys() - self.store.valid(needed - infos.keys()):
             raise self.tar.wrong(f"it lacks {min(lacking)}, which others of its paths refer to")
+
+    def _require_trusted(self, info: NarInfo) -> None:
+        try:
+            self.check(info, self.tar.name)
+        except CacheError as error:
+            if info.signatures:
+                raise
+            hint = "sign it when you export it: pgbake export --key FILE; or take it as it is with --no-check-sigs"
+            raise CacheError(error.message, hint=hint) from None
 
     def _next_path(self, left: dict[str, NarInfo], index: Index) -> None:
         with self.tar.member() as source:

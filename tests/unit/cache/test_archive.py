@@ -134,9 +134,10 @@ def test_cut_off_anywhere_keeps_what_was_complete(
         ends = []
         position = 0
         for header, data in members(archive):
-            position += 512 + len(data) + -len(data) % 512
+            position += 512 + len(data)
             if header.name.startswith("nar/"):
                 ends.append(position)
+            position += -len(data) % 512
         complete = sum(end <= size for end in ends)
         assert len(whole(store)) == complete
         import_archive(store, io.BytesIO(archive), "x.tar", TRUST, silent)
