@@ -66,9 +66,13 @@ def why(derivation: Derivation, store: LocalStore) -> str:
 def make_plan(graph: Graph, goals: Iterable[StorePath], store: LocalStore) -> Plan:
     """Find what is missing for the goals, which are derivations of ``graph``.
 
+    What is there of the graph is kept from collectors from now on: the plan stays true until it is carried out.
+
     What is valid is not looked into further: a package whose outputs are there needs neither its build
     root nor its sources. What it refers to is: somebody may have deleted a part of the store by hand.
     """
+    outputs = {path for derivation in graph.derivations.values() for path in derivation.output_paths.values()}
+    store.temp_roots.add(*graph.derivations, *graph.inputs, *outputs)
     builds: dict[StorePath, Derivation] = {}
     reused: dict[StorePath, Derivation] = {}
     lost: set[StorePath] = set()

@@ -54,10 +54,11 @@ def realise_plan(
     from pgbake.build.realise import realise
 
     with app.reporting() as report:
-        realise(plan, app.store, _provider(app, report), report, cores, options)
+        realise(plan, app.store, input_provider(app, report), report, cores, options)
 
 
-def _provider(app: App, report: Sink) -> Provider:
+def input_provider(app: App, report: Sink) -> Provider:
+    """Return what brings inputs of the project into the store."""
     from pgbake.build.provide import Provider
     from pgbake.project import cache_dir
 
@@ -82,7 +83,7 @@ def rebuild_packages(
     elsewhere = elsewhere_package(lowering)
     realise_plan(app, make_plan(lowering.graph, [elsewhere.path], app.store), system, cores, options)
     with app.reporting() as report:
-        return rebuild(bundle.graph, goals, elsewhere, app.store, _provider(app, report), report, cores, options)
+        return rebuild(bundle.graph, goals, elsewhere, app.store, input_provider(app, report), report, cores, options)
 
 
 def built_bundle(app: App) -> Bundle:

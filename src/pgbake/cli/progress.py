@@ -31,6 +31,9 @@ _VERBS = {
     "unpack": ("unpacking", "unpacked"),
     "build": ("building", "built"),
     "start": ("starting", "started"),
+    "delete": ("deleting", "deleted"),
+    "verify": ("verifying", "verified"),
+    "optimise": ("optimising", "optimised"),
 }
 
 
@@ -160,7 +163,7 @@ def _live() -> Iterator[Sink]:
 
     def draw() -> Group:
         table = Table.grid(padding=(0, 1), expand=True)
-        table.add_column(width=7, style="cyan")
+        table.add_column(width=8, style="cyan")
         table.add_column(no_wrap=True, width=34, overflow="ellipsis")
         table.add_column(width=11, style="dim")
         table.add_column(justify="right", width=6)
