@@ -36,6 +36,7 @@ _VERBS = {
     "delete": ("deleting", "deleted"),
     "verify": ("verifying", "verified"),
     "optimise": ("optimising", "optimised"),
+    "sign": ("signing", "signed"),
 }
 
 
