@@ -52,6 +52,10 @@ class StoreError(PgbakeError):
     """The store is damaged, locked by another, or not writable."""
 
 
+class CacheError(PgbakeError):
+    """A binary cache refuses, does not answer, or holds what it should not."""
+
+
 class BuildError(PgbakeError):
     """A derivation failed to build."""
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-TaskKind = Literal["resolve", "fetch", "unpack", "build", "start", "delete", "verify", "optimise"]
+TaskKind = Literal["resolve", "fetch", "unpack", "build", "start", "push", "pull", "delete", "verify", "optimise"]
 Outcome = Literal["done", "failed", "cancelled"]
 
 

@@ -16,6 +16,9 @@
     mirrors = []                        # base URLs; empty: those of the host's apt
     security-mirrors = []
 
+    [[cache]]                           # and [trust]: see `pgbake.trust`
+    url = "s3://bucket?region=eu-central-1"
+
     [settings]                          # PostgreSQL's, for servers started from the bundle
     work_mem = "16MB"
 """
@@ -30,6 +33,7 @@ import msgspec
 
 from pgbake.formats.system import SYSTEMS
 from pgbake.toml import load_toml, wrong_value
+from pgbake.trust import CacheSetting, TrustSetting, check_settings
 
 MANIFEST_NAME = "pgbake.toml"
 LANGUAGES = ("plperl", "plpython3u", "pltcl")
@@ -59,6 +63,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     locales: tuple[str, ...] = ("C.UTF-8", "en_US.UTF-8")
     platform: Platform = Platform()
     settings: dict[str, str | int | float | bool] = {}
+    cache: tuple[CacheSetting, ...] = ()
+    trust: TrustSetting = TrustSetting()
 
 
 def load_manifest(file: Path) -> Manifest:
@@ -88,4 +94,5 @@ def load_manifest(file: Path) -> Manifest:
                 raise wrong_value(file, key, f'"{value}" is listed twice', "name it once")
     if not manifest.platform.systems:
         raise wrong_value(file, "systems", "there must be one at least", f"known: {', '.join(SYSTEMS)}")
+    check_settings(file, manifest.cache, manifest.trust)
     return manifest

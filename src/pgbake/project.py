@@ -17,6 +17,7 @@ from pgbake.lock import LOCK_NAME, Lock, load_lock
 from pgbake.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pgbake.recipes.recipe import Catalogue, load_catalogue
 from pgbake.requirements import requirements
+from pgbake.trust import Settings, load_settings
 
 
 def cache_dir() -> Path:
@@ -52,6 +53,11 @@ def store_root(option: Path | None) -> Path:
     if os.geteuid() == 0 and not nix_owns_the_store():
         return Path("/")
     return data_dir() / "store"
+
+
+def nix_has_taken_over() -> bool:
+    """Whether root's store has moved away from ``/nix``, since Nix owns it, and something can be taken from there."""
+    return os.geteuid() == 0 and nix_owns_the_store() and Path("/nix/var/nix/db/db.sqlite").exists()
 
 
 def nix_owns_the_store() -> bool:
@@ -114,6 +120,14 @@ class Project:
         if platform.mirrors:
             return manifest_mirrors(platform.mirrors, platform.security_mirrors)
         return host_mirrors(platform.suite)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The caches to ask and whom to trust, as the manifest and the machine's configuration say.
+
+        :raises ManifestError: one of them is wrong.
+        """
+        return load_settings(self.manifest.cache, self.manifest.trust)
 
     def bundle(self, system: System) -> Bundle:
         """Lower the manifest for one system.

@@ -1,10 +1,11 @@
-"""What a run would do: which inputs to fetch and unpack, what to build, and what is there already."""
+"""What a run would do: what to take from caches, which inputs to fetch and unpack, what to build, what is there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
 
+from pgbake.cache.substituters import Offer, Substituters
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.recipes.lowering import Graph, Input
@@ -32,16 +33,20 @@ class Plan:
     :param inputs: outside inputs that are not in the store.
     :param builds: derivations to build, each after those that it needs.
     :param reused: derivations whose outputs are in the store already and are used.
+    :param substitutes: paths to bring from binary caches: outputs, inputs, and what they refer to.
+    :param derivations: all of the graph, by path.
     """
 
     inputs: tuple[Input, ...]
     builds: tuple[Derivation, ...]
     reused: tuple[Derivation, ...]
+    substitutes: Mapping[StorePath, list[Offer]] = field(default_factory=dict)
+    derivations: Mapping[StorePath, Derivation] = field(default_factory=dict, repr=False)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.builds and not self.inputs
+        return not self.builds and not self.inputs and not self.substitutes
 
 
 def why(derivation: Derivation, store: LocalStore) -> str:
@@ -63,42 +68,119 @@ def why(derivation: Derivation, store: LocalStore) -> str:
     return f"changed: {', '.join(reasons)}" if reasons else "an input of its inputs has changed"
 
 
-def make_plan(graph: Graph, goals: Iterable[StorePath], store: LocalStore) -> Plan:
+def make_plan(graph: Graph, goals: Iterable[StorePath], store: LocalStore, caches: Substituters | None = None) -> Plan:
     """Find what is missing for the goals, which are derivations of ``graph``.
 
     What is there of the graph is kept from collectors from now on: the plan stays true until it is carried out.
 
     What is valid is not looked into further: a package whose outputs are there needs neither its build
-    root nor its sources. What it refers to is: somebody may have deleted a part of the store by hand.
+    root nor its sources. What it refers to is: somebody may have deleted a part of the store by hand. The same
+    holds for a package that a cache has.
+
+    :param caches: asked, all at once, for whatever may be missing; None asks nobody.
     """
     outputs = {path for derivation in graph.derivations.values() for path in derivation.output_paths.values()}
     store.temp_roots.add(*graph.derivations, *graph.inputs, *outputs)
-    builds: dict[StorePath, Derivation] = {}
-    reused: dict[StorePath, Derivation] = {}
-    lost: set[StorePath] = set()
-    makers = {output: path for path, made in graph.derivations.items() for output in made.output_paths.values()}
+    return _Planner(graph, store, caches).plan(list(goals))
 
-    def visit(path: StorePath) -> None:
-        if path in builds or path in reused:
+
+class _Planner:
+    """Walks a graph from the goals down."""
+
+    def __init__(self, graph: Graph, store: LocalStore, caches: Substituters | None) -> None:
+        self._graph = graph
+        self._store = store
+        self._caches = caches
+        self._builds: dict[StorePath, Derivation] = {}
+        self._reused: dict[StorePath, Derivation] = {}
+        self._substituted: set[StorePath] = set()
+        self._lost: set[StorePath] = set()
+        self._inputs: set[StorePath] = set()
+        self._substitutes: dict[StorePath, list[Offer]] = {}
+        self._makers = {
+            output: path for path, made in graph.derivations.items() for output in made.output_paths.values()
+        }
+
+    def plan(self, goals: list[StorePath]) -> Plan:
+        if self._caches is not None:
+            self._caches.offers(*self._questions(goals))
+        for goal in goals:
+            self._visit(goal)
+        wanted = self._lost.union(*(derivation.input_srcs for derivation in self._builds.values()))
+        for path in sorted(wanted - self._store.valid(wanted)):
+            if not self._substitute([path]):
+                self._inputs.add(path)
+        return Plan(
+            missing_inputs(self._graph, self._inputs, self._store),
+            tuple(self._builds.values()),
+            tuple(self._reused.values()),
+            self._substitutes,
+            self._graph.derivations,
+        )
+
+    def _questions(self, goals: list[StorePath]) -> tuple[set[StorePath], set[StorePath]]:
+        """Return all paths that may be missing, and those of them that are wanted for themselves."""
+        asked: set[StorePath] = set()
+        seen: set[StorePath] = set()
+        pending = list(goals)
+        while pending:
+            path = pending.pop()
+            if path in seen:
+                continue
+            seen.add(path)
+            derivation = self._graph.derivations[path]
+            wanted = set(derivation.output_paths.values())
+            missing = wanted - self._store.valid(wanted)
+            if missing:
+                asked |= missing
+                asked |= derivation.input_srcs - self._store.valid(derivation.input_srcs)
+                pending += derivation.input_drvs
+        sure = {path for goal in goals for path in self._graph.derivations[goal].output_paths.values()}
+        return asked, sure & asked
+
+    def _visit(self, path: StorePath) -> None:
+        if path in self._builds or path in self._reused or path in self._substituted:
             return
-        derivation = graph.derivations[path]
+        derivation = self._graph.derivations[path]
         wanted = derivation.output_paths.values()
-        if len(store.valid(wanted)) == len(wanted):
-            reused[path] = derivation
-            for path_lost in sorted(store.lost(wanted)):
-                if path_lost in makers:
-                    visit(makers[path_lost])
-                elif path_lost in graph.inputs:
-                    lost.add(path_lost)
+        valid = self._store.valid(wanted)
+        if len(valid) == len(wanted):
+            self._reused[path] = derivation
+            for path_lost in sorted(self._store.lost(wanted)):
+                if path_lost in self._makers:
+                    self._visit(self._makers[path_lost])
+                elif path_lost in self._graph.inputs:
+                    self._lost.add(path_lost)
+            return
+        if self._substitute(sorted(set(wanted) - valid)):
+            self._substituted.add(path)
             return
         for needed in sorted(derivation.input_drvs):
-            visit(needed)
-        builds[path] = derivation
+            self._visit(needed)
+        self._builds[path] = derivation
 
-    for goal in goals:
-        visit(goal)
-    wanted = lost.union(*(derivation.input_srcs for derivation in builds.values()))
-    return Plan(missing_inputs(graph, wanted, store), tuple(builds.values()), tuple(reused.values()))
+    def _substitute(self, paths: list[StorePath]) -> bool:
+        """Take paths, and what they refer to, from the caches; False where they cannot give all of it.
+
+        Of what they refer to, outside inputs that no cache has are fetched.
+        """
+        if self._caches is None:
+            return False
+        found: dict[StorePath, list[Offer]] = {}
+        inputs: set[StorePath] = set()
+        wave = set(paths)
+        while wave := wave - found.keys() - self._substitutes.keys() - inputs:
+            wave -= self._store.hold(wave)
+            offers = self._caches.offers(wave, sure=() if wave <= set(paths) else wave)
+            lacking = wave - offers.keys()
+            if not lacking <= self._graph.inputs.keys() or lacking & set(paths):
+                return False
+            inputs |= lacking
+            found |= offers
+            wave = {reference for path in offers for reference in offers[path][0].info.references}
+        self._substitutes |= found
+        self._inputs |= inputs
+        return True
 
 
 def missing_inputs(graph: Graph, wanted: Set[StorePath], store: LocalStore) -> tuple[Input, ...]:

@@ -1,8 +1,11 @@
-"""Realising a plan: inputs are fetched and unpacked, derivations built, each as soon as it can be."""
+"""Realising a plan: paths come from caches, inputs are fetched and unpacked, derivations built, each as soon as it
+can be.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 
 from pgbake.build.engine import BuildOptions, LocalEngine
@@ -10,6 +13,8 @@ from pgbake.build.jobserver import JobServer
 from pgbake.build.plan import Plan
 from pgbake.build.provide import Provider
 from pgbake.build.schedule import Step, run_steps
+from pgbake.cache.pull import Puller
+from pgbake.cache.substituters import Substituters
 from pgbake.events import Planned, Sink, task
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
@@ -23,11 +28,14 @@ def realise(
     report: Sink,
     cores: int | None = None,
     options: BuildOptions | None = None,
+    caches: Substituters | None = None,
 ) -> None:
     """Do what a plan says. When this returns, all its outputs are valid.
 
     :param provider: brings the plan's inputs into the store.
     :param cores: how many the builds may use together; None means all that this process may use.
+    :param caches: those that offered the plan's substitutes.
+    :raises Ungiven: caches do not give whole what they offered; what came before it is kept.
     :raises StoreError: the store cannot be written.
     :raises PgbakeError: what the first failed step raised; what was under way is stopped first.
     """
@@ -40,16 +48,29 @@ def realise(
             store.add_derivation(derivation)
     store.sweep()
     jobs = JobServer(cores or len(os.sched_getaffinity(0)))
-    engine = LocalEngine(store, jobs, report, options)
+    engine = LocalEngine(store, jobs, report, options, plan.derivations.__getitem__)
     report(Planned("build", len(plan.builds)))
     steps: dict[StorePath, Step] = {}
+    stop = threading.Event()
     for item in plan.inputs:
         steps[item.path] = Step(partial(provider.provide, item), frozenset(), False)
+    pulled: frozenset[StorePath] = frozenset()
+    if plan.substitutes:
+        assert caches is not None
+        store.temp_roots.add(*plan.substitutes)
+        # All in one step, under the name of one of them: they share connections, and are registered together.
+        pulled = frozenset([next(iter(plan.substitutes))])
+        references = {path for offers in plan.substitutes.values() for path in offers[0].info.references}
+        puller = Puller(store, caches, report, stop)
+        steps |= {
+            path: Step(partial(puller.run, plan.substitutes), frozenset(references & steps.keys()), False)
+            for path in pulled
+        }
     for derivation in plan.builds:
-        needs = {*derivation.input_drvs, *derivation.input_srcs} & steps.keys()
+        needs = ({*derivation.input_drvs, *derivation.input_srcs} & steps.keys()) | pulled
         steps[derivation.path] = Step(partial(_build, engine, jobs, derivation, report), frozenset(needs), True)
     try:
-        run_steps(steps, [engine.cancel, provider.cancel], jobs.cores)
+        run_steps(steps, [engine.cancel, provider.cancel, stop.set], jobs.cores)
     finally:
         jobs.close()
 

@@ -23,7 +23,7 @@ class Step:
     :param is_build: whether it uses a core, and not the network and the disk.
     """
 
-    work: Callable[[], None]
+    work: Callable[[], object]
     needs: frozenset[StorePath]
     is_build: bool
 
@@ -35,7 +35,7 @@ def run_steps(steps: Mapping[StorePath, Step], cancel: Sequence[Callable[[], Non
     :raises BaseException: what the first failed step raised, or what interrupted the wait for them.
     """
     waiting = dict(steps)
-    running: dict[Future[None], StorePath] = {}
+    running: dict[Future[object], StorePath] = {}
     done: set[StorePath] = set()
     with ThreadPoolExecutor(_INPUTS_AT_ONCE) as inputs, ThreadPoolExecutor(builds_at_once) as builds:
         try:

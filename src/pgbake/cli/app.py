@@ -37,6 +37,14 @@ class App:
         return find_project(self.directory.absolute())
 
     @cached_property
+    def has_project(self) -> bool:
+        """Whether the directory belongs to a project."""
+        from pgbake.manifest import MANIFEST_NAME
+
+        start = self.directory.absolute()
+        return any((directory / MANIFEST_NAME).exists() for directory in (start, *start.parents))
+
+    @cached_property
     def store(self) -> LocalStore:
         """The store, opened once for the whole command."""
         return self.open_store()

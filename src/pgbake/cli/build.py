@@ -44,6 +44,7 @@ Examples:
     metavar="SECONDS",
     help="Stop a build that prints nothing for so long; 0: never.",
 )
+@click.option("--no-substitute", is_flag=True, help="Take nothing from binary caches: build all that is missing.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @system_option
 @json_option
@@ -57,13 +58,16 @@ def command(
     rebuild: bool,
     keep_failed: bool,
     max_silent_time: float,
+    no_substitute: bool,
     dry_run: bool,
     system: str | None,
     as_json: bool,
 ) -> None:
     """Build the bundle of the manifest, or only the packages NAME of it.
 
-    What was built before and has not changed is reused. The answer is the store path.
+    What was built before and has not changed is reused, and what a binary cache has is taken from it.
+
+    The answer is the store path.
 
     With --rebuild, the bundle and all its packages, or the packages NAME, are then built a second time: with
     another clock, time zone, uid, host name, number of cores, umask, order of directories and kernel release.
@@ -71,8 +75,7 @@ def command(
     if anything does. The store stays as it is.
     """
     from pgbake.build.engine import BuildOptions
-    from pgbake.build.plan import make_plan
-    from pgbake.cli.goals import choose, realise_plan, rebuild_packages
+    from pgbake.cli.goals import choose, realise_goals, rebuild_packages
 
     target = app.project.system(system)
     bundle = app.project.bundle(target)
@@ -81,18 +84,24 @@ def command(
         show_comparisons(app, rebuild_packages(app, bundle, names, target, cores, options), as_json)
         return
     goals = choose(bundle, names)
-    plan = make_plan(bundle.graph, [goal.path for goal in goals.values()], app.store)
+    wanted = [goal.path for goal in goals.values()]
     if dry_run:
-        from pgbake.cli.plan import show_plan
+        from pgbake.cli.plan import show_plan_of
 
-        show_plan(app, plan, as_json)
+        show_plan_of(app, bundle, wanted, as_json, substitute=not no_substitute)
         return
-    realise_plan(app, plan, target, cores, options)
+    plan = realise_goals(app, bundle.graph, wanted, target, cores, options, substitute=not no_substitute)
     if not names and not no_link:
         app.store.link_root(out_link or app.directory / "result", bundle.path)
     paths = {name: goal.outputs["out"].path for name, goal in goals.items()}
     if as_json:
-        app.say_json({"paths": paths, "built": [derivation.name for derivation in plan.builds]})
+        app.say_json(
+            {
+                "paths": paths,
+                "built": [derivation.name for derivation in plan.builds],
+                "pulled": [str(path) for path in plan.substitutes],
+            }
+        )
     else:
         for path in paths.values():
             app.say(path)

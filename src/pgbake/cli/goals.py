@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
-from pgbake.build.plan import Plan, make_plan
+from pgbake.build.plan import Plan, make_plan, missing_inputs
 from pgbake.bundle.merge import Bundle
 from pgbake.cli.app import App
 from pgbake.errors import HostError, ManifestError
 from pgbake.formats.derivation import Derivation
+from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import System, host_system
+from pgbake.recipes.lowering import Graph
 
 if TYPE_CHECKING:
     from pgbake.build.engine import BuildOptions
@@ -36,25 +38,92 @@ def choose(bundle: Bundle, names: Sequence[str]) -> dict[str, Derivation]:
     return {name: packages[name] for name in names or ("bundle",)}
 
 
-def realise_plan(
-    app: App, plan: Plan, system: System, cores: int | None = None, options: BuildOptions | None = None
-) -> None:
-    """Do what a plan says, with its progress shown. What killed runs left in the store is removed in any case.
+def realise_goals(
+    app: App,
+    graph: Graph,
+    goals: Iterable[StorePath],
+    system: System,
+    cores: int | None = None,
+    options: BuildOptions | None = None,
+    substitute: bool = True,
+) -> Plan:
+    """Bring derivations' outputs about, with progress shown, and return what was done for it.
 
-    :raises HostError: the plan builds for another system than this machine's.
+    What caches have is taken from them; what they give wrong is built. What killed runs left in the store is removed
+    in any case.
+
+    :param substitute: whether caches are asked.
+    :raises HostError: something is to be built for another system than this machine's.
     """
-    if plan.empty:
-        app.store.sweep()
-        return
-    if system != host_system():
-        raise HostError(
-            f"this machine cannot build for {system}",
-            hint=f"`pgbake plan --system {system}` shows what would be built",
-        )
-    from pgbake.build.realise import realise
+    from pgbake.cache.pull import Ungiven
+    from pgbake.cli.caches import substituters, tell_problems
 
+    goals = list(goals)
+    caches = substituters(app) if substitute else None
+    while True:
+        plan = make_plan(graph, goals, app.store, caches)
+        if plan.empty:
+            app.store.sweep()
+            break
+        if plan.builds and system != host_system():
+            raise HostError(
+                f"this machine cannot build for {system}",
+                hint=f"`pgbake plan --system {system}` shows what would be built",
+            )
+        from pgbake.build.realise import realise
+
+        try:
+            with app.reporting() as report:
+                realise(plan, app.store, input_provider(app, report), report, cores, options, caches)
+            break
+        except Ungiven as error:
+            assert caches is not None
+            caches.give_up(error.path)
+            caches.problems.append(error)
+    if caches is not None:
+        tell_problems(app, caches.problems)
+    return plan
+
+
+def realise_build_closure(app: App, names: Sequence[str]) -> list[StorePath]:
+    """Bring all about that it takes to build packages of the bundle, or all of it, without any mirror; return it.
+
+    That is every derivation below them, with its outputs, and every outside input.
+    """
+    system = host_system()
+    bundle = app.project.bundle(system)
+    below: dict[StorePath, Derivation] = {}
+
+    def visit(path: StorePath) -> None:
+        if path not in below:
+            for needed in bundle.graph.derivations[path].input_drvs:
+                visit(needed)
+            below[path] = bundle.graph.derivations[path]
+
+    for goal in choose(bundle, names).values():
+        visit(goal.path)
+    realise_goals(app, bundle.graph, below, system)
+    wanted = {path for derivation in below.values() for path in derivation.input_srcs}
+    realise_inputs(app, bundle.graph, wanted)
+    for derivation in below.values():
+        app.store.add_derivation(derivation)
+    outputs = {path for derivation in below.values() for path in derivation.output_paths.values()}
+    return sorted(wanted | outputs | below.keys())
+
+
+def realise_inputs(app: App, graph: Graph, wanted: Set[StorePath]) -> None:
+    """Bring outside inputs into the store, from caches or from where they are pinned."""
+    from pgbake.build.realise import realise
+    from pgbake.cli.caches import substituters, tell_problems
+
+    caches = substituters(app)
+    missing = wanted - app.store.valid(wanted)
+    offers = caches.offers(missing) if caches is not None and missing else {}
+    plan = Plan(missing_inputs(graph, missing - offers.keys(), app.store), (), (), offers)
     with app.reporting() as report:
-        realise(plan, app.store, input_provider(app, report), report, cores, options)
+        realise(plan, app.store, input_provider(app, report), report, caches=caches)
+    if caches is not None:
+        tell_problems(app, caches.problems)
 
 
 def input_provider(app: App, report: Sink) -> Provider:
@@ -78,10 +147,10 @@ def rebuild_packages(
 
     goals = list(choose(bundle, names or list(bundle.by_name())).values())
     needed = {path for goal in goals for path in (goal.path, *goal.input_drvs)}
-    realise_plan(app, make_plan(bundle.graph, sorted(needed), app.store), system, cores, options)
+    realise_goals(app, bundle.graph, sorted(needed), system, cores, options)
     lowering = Lowering(app.project.catalogue, app.project.lock, system, app.project.manifest.postgresql)
     elsewhere = elsewhere_package(lowering)
-    realise_plan(app, make_plan(lowering.graph, [elsewhere.path], app.store), system, cores, options)
+    realise_goals(app, lowering.graph, [elsewhere.path], system, cores, options)
     with app.reporting() as report:
         return rebuild(bundle.graph, goals, elsewhere, app.store, input_provider(app, report), report, cores, options)
 
@@ -90,7 +159,7 @@ def built_bundle(app: App) -> Bundle:
     """Return the bundle of the project for this machine, built where it is not yet."""
     system = host_system()
     bundle = app.project.bundle(system)
-    realise_plan(app, make_plan(bundle.graph, [bundle.derivation.path], app.store), system)
+    realise_goals(app, bundle.graph, [bundle.derivation.path], system)
     return bundle
 
 

@@ -31,6 +31,12 @@ COMMANDS = {
         "log": "Show the build log of a package.",
         "enter": "Open a shell in what a failed build has left.",
     },
+    "Binary caches": {
+        "push": "Bring the bundle, or any path, into a binary cache.",
+        "pull": "Take the bundle, or any path, from binary caches.",
+        "keygen": "Make a key to sign with.",
+        "sign": "Sign the bundle, or other paths of the store.",
+    },
     "A local server": {
         "up": "Start a server from the bundle.",
         "down": "Stop a server.",

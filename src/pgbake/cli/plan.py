@@ -9,7 +9,12 @@ import click
 from pgbake.cli.app import App, human_size, json_option, pass_app, system_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pgbake.build.plan import Plan
+    from pgbake.bundle.merge import Bundle
+    from pgbake.formats.narinfo import NarInfo
+    from pgbake.formats.storepath import StorePath
 
 
 @click.command(
@@ -22,17 +27,28 @@ Examples:
   pgbake plan --system aarch64-linux --json""",
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--no-substitute", is_flag=True, help="Ask no binary cache.")
 @system_option
 @json_option
 @pass_app
-def command(app: App, names: tuple[str, ...], system: str | None, as_json: bool) -> None:
+def command(app: App, names: tuple[str, ...], no_substitute: bool, system: str | None, as_json: bool) -> None:
     """Show what building the bundle, or the packages NAME, would do. Nothing is fetched or changed."""
-    from pgbake.build.plan import make_plan
     from pgbake.cli.goals import choose
 
     bundle = app.project.bundle(app.project.system(system))
-    goals = choose(bundle, names)
-    show_plan(app, make_plan(bundle.graph, [goal.path for goal in goals.values()], app.store), as_json)
+    wanted = [goal.path for goal in choose(bundle, names).values()]
+    show_plan_of(app, bundle, wanted, as_json, substitute=not no_substitute)
+
+
+def show_plan_of(app: App, bundle: Bundle, goals: Sequence[StorePath], as_json: bool, *, substitute: bool) -> None:
+    """Print what building derivations of a bundle would do."""
+    from pgbake.build.plan import make_plan
+    from pgbake.cli.caches import substituters, tell_problems
+
+    caches = substituters(app) if substitute else None
+    show_plan(app, make_plan(bundle.graph, goals, app.store, caches), as_json)
+    if caches is not None:
+        tell_problems(app, caches.problems)
 
 
 def show_plan(app: App, plan: Plan, as_json: bool) -> None:
@@ -43,6 +59,10 @@ def show_plan(app: App, plan: Plan, as_json: bool) -> None:
     if as_json:
         app.say_json(
             {
+                "pull": [
+                    {"path": str(path), "cache": offers[0].cache.url, "bytes": _travels(offers[0].info)}
+                    for path, offers in plan.substitutes.items()
+                ],
                 "fetch": [
                     {
                         "kind": item.kind, "name": item.name, "path": str(item.path), "files": len(item.pins),
@@ -62,6 +82,12 @@ def show_plan(app: App, plan: Plan, as_json: bool) -> None:
     if plan.empty:
         app.say("Nothing to do: everything is in the store.")
         return
+    if plan.substitutes:
+        by_cache: dict[str, list[int]] = {}
+        for offers in plan.substitutes.values():
+            by_cache.setdefault(offers[0].cache.url, []).append(_travels(offers[0].info))
+        for url, sizes in by_cache.items():
+            app.say(f"To pull: {len(sizes)} paths, {human_size(sum(sizes))}, from {url}")
     if plan.inputs:
         total = sum(downloads.values())
         had = "" if downloads else " (all downloaded before)"
@@ -80,6 +106,10 @@ def show_plan(app: App, plan: Plan, as_json: bool) -> None:
         app.say(f"  {derivation.name:{width}}  {why(derivation, app.store)}")
     if plan.reused:
         app.say(f"Reused: {len(plan.reused)}: {', '.join(derivation.name for derivation in plan.reused)}")
+
+
+def _travels(info: NarInfo) -> int:
+    return info.file_size or info.nar_size
 
 
 def _downloads(plan: Plan) -> dict[str, int]:

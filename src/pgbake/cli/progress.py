@@ -34,15 +34,22 @@ _VERBS = {
     "delete": ("deleting", "deleted"),
     "verify": ("verifying", "verified"),
     "optimise": ("optimising", "optimised"),
+    "push": ("pushing", "pushed"),
+    "pull": ("pulling", "pulled"),
 }
 
 
+#: What moves many files or paths at once, told as a whole: what one of them is called.
+_TRANSFERS = {"fetch": "file", "push": "path", "pull": "path"}
+
 #: Unpacking many small packages is told as a whole by what waits for it; a line each would be noise.
 _WORTH_A_LINE = 1.0  # seconds
+#: Seconds between two lines about a transfer in a log.
+_TOLD_EVERY = 5.0
 
 
 def _is_noise(task: Started, seconds: float) -> bool:
-    return task.kind == "fetch" or (task.kind == "unpack" and task.total is None and seconds < _WORTH_A_LINE)
+    return task.kind in _TRANSFERS or (task.kind == "unpack" and task.total is None and seconds < _WORTH_A_LINE)
 
 
 @contextmanager
@@ -89,6 +96,8 @@ class _Tasks:
     bytes_done: dict[str, int] = field(default_factory=dict)
     phases: dict[str, str] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
+    #: When the first task of each kind began.
+    first: dict[str, float] = field(default_factory=dict)
 
     def handle(self, event: Event) -> Started | None:
         """Take in an event; return the task that it is about."""
@@ -101,6 +110,7 @@ class _Tasks:
             self.running[event.id] = event
             self.kinds[event.id] = event.kind
             self.begun[event.id] = time.monotonic()
+            self.first.setdefault(event.kind, self.begun[event.id])
             return event
         task = self.running.get(event.id)
         if isinstance(event, PhaseChanged):
@@ -111,6 +121,8 @@ class _Tasks:
             del self.running[event.id]
             if event.outcome == "done":
                 self.done[task.kind] = self.done.get(task.kind, 0) + 1
+                if task.total is not None:
+                    self.bytes_done[event.id] = task.total
         return task
 
     def count(self, kind: str) -> str:
@@ -118,20 +130,41 @@ class _Tasks:
         planned = self.planned.get(kind)
         return f"{self.done.get(kind, 0)}/{planned}" if planned else str(self.done.get(kind, 0))
 
+    def moved(self, kind: str) -> int:
+        """Return the bytes that a kind of transfer has moved."""
+        return sum(done for id, done in self.bytes_done.items() if self.kinds[id] == kind)
+
+    def rate(self, kind: str) -> str:
+        """Say how fast a kind of transfer has been so far: ``12.3 MB/s``."""
+        seconds = time.monotonic() - self.first.get(kind, time.monotonic())
+        return f"{human_size(round(self.moved(kind) / seconds))}/s" if seconds > 0.1 else ""
+
 
 class _Plain:
-    """One line for each task that begins, changes its phase or ends; fetches are summed up."""
+    """One line for each task that begins, changes its phase or ends; transfers are summed up."""
 
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
         self._tasks = _Tasks()
+        self._told = time.monotonic()
+
+    def _tell_transfer(self, kind: str) -> None:
+        if (now := time.monotonic()) - self._told < _TOLD_EVERY:
+            return
+        self._told = now
+        tasks = self._tasks
+        moved = f"{human_size(tasks.moved(kind))}, {tasks.rate(kind)}"
+        click.echo(f"{_VERBS[kind][1]} {tasks.count(kind)} {_TRANSFERS[kind]}s, {moved}", err=True)
 
     def handle(self, event: Event) -> None:
         task = self._tasks.handle(event)
         if isinstance(event, Notice):
             click.echo(f"{'warning: ' if event.level == 'warning' else ''}{event.text}", err=True)
-        elif isinstance(event, Planned) and event.kind == "fetch" and event.total > 1:
-            click.echo(f"fetching {event.total} files", err=True)
+        elif isinstance(event, Planned) and event.kind in _TRANSFERS:
+            noun = _TRANSFERS[event.kind] + ("s" if event.total > 1 else "")
+            click.echo(f"{_VERBS[event.kind][0]} {event.total} {noun}", err=True)
+        elif task is not None and task.kind in _TRANSFERS:
+            self._tell_transfer(task.kind)
         elif task is None or _is_noise(task, event.seconds if isinstance(event, Finished) else 0):
             return
         elif isinstance(event, Started):
@@ -168,19 +201,22 @@ def _live() -> Iterator[Sink]:
         table.add_column(width=11, style="dim")
         table.add_column(justify="right", width=6)
         table.add_column(no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
-        fetches = [task for task in tasks.running.values() if task.kind == "fetch"]
-        if fetches:
-            got = sum(done for id, done in tasks.bytes_done.items() if tasks.kinds[id] == "fetch")
-            table.add_row("fetch", f"{tasks.count('fetch')} files", human_size(got), "", fetches[0].title)
+        for kind, noun in _TRANSFERS.items():
+            running = [task for task in tasks.running.values() if task.kind == kind]
+            if running:
+                largest = max(running, key=lambda task: task.total or 0).title
+                amount = human_size(tasks.moved(kind))
+                table.add_row(kind, f"{tasks.count(kind)} {noun}s · {tasks.rate(kind)}", amount, "", largest)
         now = time.monotonic()
         for task in list(tasks.running.values()):
-            if task.kind == "fetch":
+            if task.kind in _TRANSFERS:
                 continue
             phase = tasks.phases.get(task.id, "")
             if task.total:
                 phase = f"{100 * tasks.bytes_done.get(task.id, 0) // task.total}%"
             table.add_row(task.kind, task.title, phase, elapsed(now - tasks.begun[task.id]), lines.get(task.id, ""))
-        total = Text(f"{tasks.count('build')} built · {elapsed(now - begin)}", style="bold")
+        built = f"{tasks.count('build')} built · " if tasks.planned.get("build") else ""
+        total = Text(f"{built}{elapsed(now - begin)}", style="bold")
         return Group(table, total)
 
     with Live(console=console, refresh_per_second=8, transient=True, get_renderable=draw) as live:

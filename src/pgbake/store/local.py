@@ -195,6 +195,12 @@ class LocalStore:
         """
         return {path for path in self.database.valid(paths) if os.path.lexists(self.physical(path))}
 
+    def hold(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Return those of ``paths`` that are valid, and keep collectors from them while this process lives."""
+        paths = list(paths)
+        self.temp_roots.add(*paths)
+        return self.valid(paths)
+
     def lost(self, paths: Iterable[StorePath]) -> set[StorePath]:
         """Return what of valid paths, and of all that they refer to, is registered but not there any more."""
         return {path for path in self.closure(paths) if not os.path.lexists(self.physical(path))}
@@ -330,11 +336,7 @@ class LocalStore:
         :param candidates: the store paths that it may refer to.
         :raises StoreError: it holds a device, fifo or socket.
         """
-        final = self.physical(path)
-        remove_tree(final)
-        if made.is_dir() and not made.is_symlink():
-            made.chmod(0o755)  # only who may write a directory may move it
-        made.rename(final)
+        final = self._move_in(path, made)
         scanner = ReferenceScanner([*candidates, path])
         try:
             tree.canonicalise(final, owner=(0, 0) if os.geteuid() == 0 else None)
@@ -352,6 +354,34 @@ class LocalStore:
             ca=ca,
         )
 
+    def _move_in(self, path: StorePath, made: Path) -> Path:
+        final = self.physical(path)
+        remove_tree(final)
+        if made.is_dir() and not made.is_symlink():
+            made.chmod(0o755)  # only who may write a directory may move it
+        made.rename(final)
+        return final
+
+    def receive(self, path: StorePath, read: Callable[[int], bytes], verify: Callable[[Path], object]) -> None:
+        """Unpack a NAR as a path, which the caller has locked, and registers when all that it refers to is there.
+
+        :param read: gives the NAR; see :func:`pgbake.store.tree.restore`.
+        :param verify: called with the tree before it is moved to its place, to raise where it is not as promised.
+        :raises FormatError: the NAR is malformed or incomplete.
+        :raises StoreError: it cannot be written.
+        :raises HostError: the disk is full.
+        """
+        staging = self.staging(path)
+        try:
+            made = staging / "made"
+            tree.restore(read, made)
+            verify(made)
+            tree.canonicalise_root(self._move_in(path, made))
+        except OSError as error:
+            raise host_error(error, f"cannot write {path} to the store") from error
+        finally:
+            remove_tree(staging)
+
     def register(
         self, infos: Iterable[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]] | None = None
     ) -> None:
@@ -361,7 +391,10 @@ class LocalStore:
         self.database.register(infos, outputs)
 
     def flush(self) -> None:
-        """Wait until all that was written to the store is on disk."""
+        """Bring to disk what was written to the store.
+
+        :raises HostError: the disk is full, or fails.
+        """
         # One syncfs for the whole file system instead of one fsync a file: a path that the database
         # calls valid must not come back empty after a power cut.
         descriptor = os.open(self.store_dir, os.O_RDONLY | os.O_DIRECTORY)
@@ -413,7 +446,13 @@ class LocalStore:
         return self._add(path, ca, lambda target: _write(target, contents), None, references, outputs)
 
     def add_derivation(self, derivation: Derivation) -> StorePath:
-        """Write a derivation's ``.drv`` into the store, its inputs being there, and return its path."""
+        """Write a derivation's ``.drv`` into the store, and return its path.
+
+        It is left out where something that it refers to is not there: a package that came from a cache has neither
+        its derivation nor its build root here.
+        """
+        if self.valid(derivation.references) != derivation.references:
+            return derivation.path
         return self.add_text(derivation.path, derivation.to_aterm(), derivation.references, derivation.output_paths)
 
     def derivation(self, path: StorePath) -> Derivation:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from pgbake.errors import StoreError
+from pgbake.errors import StoreError, host_error
 from pgbake.formats import nar
 
 #: Receives the archive's bytes, piece by piece; a piece is valid only during the call.
@@ -198,14 +198,15 @@ class _Archiver:
 def restore(read: Callable[[int], bytes], into: Path) -> None:
     """Unpack a NAR as ``into``, which must not exist yet, and read not a byte beyond the NAR.
 
-    Files get mode 0644 or 0755, as the umask allows, and the present as their time; see
-    :func:`canonicalise`. Whatever happens, nothing outside of ``into`` is touched: names have no
-    slash, and every directory that is entered was made here. After an error what was unpacked so
-    far remains, for the caller to remove.
+    What is made has the modes and times that :func:`canonicalise` gives, the root directory still writable so
+    that it can be moved; owners, and what the file system adds by itself, are as they come. Whatever happens,
+    nothing outside of ``into`` is touched: names have no slash, and every directory that is entered was made
+    here. After an error what was unpacked so far remains, for the caller to remove.
 
     :param read: see :func:`pgbake.formats.nar.decode`.
     :raises FormatError: the NAR is malformed or incomplete.
     :raises StoreError: a file can not be written, or ``into`` exists.
+    :raises HostError: the disk is full.
     """
     path = root = os.fsencode(into)
     parents: list[bytes] = []
@@ -218,7 +219,10 @@ def restore(read: Callable[[int], bytes], into: Path) -> None:
                     _write_all(file, event)
                     left -= len(event)
                 elif isinstance(event, nar.End):
-                    parents.pop()
+                    path = parents.pop()
+                    if parents:
+                        os.chmod(path, 0o555)
+                    os.utime(path, ns=(_MTIME_NS, _MTIME_NS))
                 else:
                     path = parents[-1] + b"/" + event.name if parents else root
                     match event:
@@ -227,12 +231,17 @@ def restore(read: Callable[[int], bytes], into: Path) -> None:
                             parents.append(path)
                         case nar.Symlink(_, target):
                             os.symlink(target, path)
+                            os.utime(path, ns=(_MTIME_NS, _MTIME_NS), follow_symlinks=False)
                         case nar.Regular(_, executable, left):
-                            file = os.open(path, _CREATE, 0o755 if executable else 0o644)
+                            file = os.open(path, _CREATE, 0o600)
+                            os.fchmod(file, 0o555 if executable else 0o444)
                 if file >= 0 and not left:
                     complete, file = file, -1
+                    os.utime(complete, ns=(_MTIME_NS, _MTIME_NS))
                     os.close(complete)
             except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise host_error(error, f"can not write {_show(path)}") from None
                 raise StoreError(f"can not write {_show(path)}: {error.strerror}") from None
     finally:
         if file >= 0:
@@ -259,6 +268,11 @@ def canonicalise(path: Path, *, owner: tuple[int, int] | None = None) -> None:
     except OSError as error:
         problem = f"can not change the metadata of {_show(error.filename)}: {error.strerror}"
         raise StoreError(problem) from None
+
+
+def canonicalise_root(path: Path) -> None:
+    """Finish what :func:`restore` has made, once it is at its place: see :func:`canonicalise`."""
+    _canonicalise_one(os.fsencode(path), None)
 
 
 def _canonicalise_one(path: bytes, owner: tuple[int, int] | None) -> int:

@@ -95,8 +95,9 @@ def test_restoring_undoes_dumping(tmp_path: Path) -> None:
     tree.restore(source.read, tmp_path / "two")
     assert source.read() == b"rest"
     assert dumped(tmp_path / "two") == raw
-    assert (tmp_path / "two/b/run").stat().st_mode & 0o777 == 0o755
-    assert (tmp_path / "two/s00000001").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "two/b/run").stat().st_mode & 0o777 == 0o555
+    assert (tmp_path / "two/s00000001").stat().st_mode & 0o777 == 0o444
+    assert {path.lstat().st_mtime for path in (tmp_path / "two").rglob("*")} == {1}
 
 
 @pytest.fixture

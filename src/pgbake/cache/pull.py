@@ -1,0 +1,442 @@
+"""Pulling: bringing a closure from binary caches into the local store.
+
+Paths travel at the same time, what others refer to first. Each goes from the cache through decompression and sha256
+straight to disk, and is moved to its place only when hash and size are those that were signed; it is registered,
+together with others that are ready, when all that it refers to is. A pull that is killed keeps what was registered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from pgbake.cache.compression import decompressed, is_damage
+from pgbake.cache.objects import Missing
+from pgbake.cache.substituters import Offer, Substituters
+from pgbake.errors import CacheError, FormatError, PgbakeError
+from pgbake.events import Notice, Planned, Progressed, Sink, task
+from pgbake.formats.contentaddress import ContentAddress
+from pgbake.formats.narinfo import NarInfo
+from pgbake.formats.storepath import StorePath
+from pgbake.store import tree
+from pgbake.store.database import PathInfo
+from pgbake.store.local import LocalStore
+
+#: Paths under way at once, and of those how many large ones.
+_AT_ONCE = 16
+_LARGE_AT_ONCE = 2
+#: Bytes of a NAR up to which it is read whole before it is unpacked.
+_SMALL = 1 << 20
+_BLOCK = 1 << 19
+_BLOCKS = 4
+#: Bytes of NARs from which on the disk is kept at work meanwhile, and seconds between two flushes.
+_FLUSHED = 64 << 20
+_FLUSH_EVERY = 0.2
+_REPORT_EVERY = 0.1  # seconds
+
+
+class Ungiven(CacheError):
+    """A path that caches offer, and that none of them gives whole; ``path`` tells which."""
+
+    def __init__(self, path: StorePath, message: str, *, hint: str | None, detail: str) -> None:
+        super().__init__(message, hint=hint, detail=detail)
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull did.
+
+    :param pulled: the paths brought, with where each came from.
+    :param present: of the goals, those that were there already.
+    :param nar_size: bytes of the NARs brought; ``file_size``: of what travelled, as far as the caches tell.
+    :param problems: what caches did wrong and others made good.
+    """
+
+    pulled: tuple[tuple[StorePath, str], ...] = ()
+    present: tuple[StorePath, ...] = ()
+    nar_size: int = 0
+    file_size: int = 0
+    problems: tuple[PgbakeError, ...] = ()
+
+
+def pull(
+    store: LocalStore,
+    substituters: Substituters,
+    goals: Iterable[StorePath],
+    report: Sink,
+    stop: threading.Event | None = None,
+) -> PullResult:
+    """Make paths and all that they refer to valid in the store.
+
+    :param stop: set from another thread, it ends the pull.
+    :raises CacheError: a path is to be had nowhere, or only damaged.
+    :raises PgbakeError: a path is not signed by anybody trusted.
+    :raises StoreError: the store cannot be written.
+    :raises HostError: the disk is full.
+    """
+    goals = list(goals)
+    store.require_writable()
+    store.temp_roots.add(*goals)
+    present = store.valid(goals)
+    lost = store.lost(present)
+    offers = substituters.closure([path for path in goals if path not in present] + sorted(lost), store.hold)
+    store.temp_roots.add(*offers)
+    puller = Puller(store, substituters, report, stop or threading.Event())
+    brought = puller.run(offers)
+    return PullResult(
+        pulled=tuple((offer.info.path, offer.cache.url) for offer in brought),
+        present=tuple(path for path in goals if path in present),
+        nar_size=sum(offer.info.nar_size for offer in brought),
+        file_size=sum(offer.info.file_size or offer.info.nar_size for offer in brought),
+        problems=tuple(substituters.problems),
+    )
+
+
+@dataclass
+class Puller:
+    """Brings paths from caches into a store."""
+
+    store: LocalStore
+    substituters: Substituters
+    report: Sink
+    stop: threading.Event
+    _large: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_LARGE_AT_ONCE))
+
+    def run(self, offers: Mapping[StorePath, list[Offer]]) -> list[Offer]:
+        """Bring all paths of a closure; return the offers that were taken, those left out that came otherwise."""
+        if not offers:
+            return []
+        self.report(Planned("pull", len(offers)))
+        waits = {path: self._needs(offers, path) for path in offers}
+        brought: list[Offer] = []
+        unpacked: dict[StorePath, tuple[Offer, ExitStack]] = {}
+        there: set[StorePath] = set()
+        running: dict[Future[tuple[Offer | None, ExitStack]], StorePath] = {}
+        with ThreadPoolExecutor(_AT_ONCE) as pool, self._flushing(offers):
+            try:
+                # Those first that others wait for: nobody holds the lock of a path while another process
+                # waits for it with something that this path needs.
+                for path in _in_order(offers, waits):
+                    running[pool.submit(self._bring, path, offers[path])] = path
+                while running:
+                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        path = running.pop(future)
+                        offer, locks = future.result()
+                        if offer is None:
+                            there.add(path)
+                        else:
+                            unpacked[path] = offer, locks
+                    brought += self._register(unpacked, waits, there)
+            except BaseException:
+                self.stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                for future in running:
+                    if not future.cancelled() and future.exception() is None:
+                        future.result()[1].close()
+                raise
+            finally:
+                for _, locks in unpacked.values():
+                    locks.close()
+        return brought
+
+    @contextmanager
+    def _flushing(self, offers: Mapping[StorePath, list[Offer]]) -> Iterator[None]:
+        """Write to disk while more is unpacked: before a path is registered all of it must be there."""
+        if sum(found[0].info.nar_size for found in offers.values()) < _FLUSHED:
+            yield
+            return
+        ended = threading.Event()
+
+        def flush() -> None:
+            while not ended.wait(_FLUSH_EVERY):
+                with suppress(PgbakeError):  # told when it is registered
+                    self.store.flush()
+
+        thread = threading.Thread(target=flush, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _needs(self, offers: Mapping[StorePath, list[Offer]], path: StorePath) -> frozenset[StorePath]:
+        return (offers[path][0].info.references & offers.keys()) - {path}
+
+    def _register(
+        self,
+        unpacked: dict[StorePath, tuple[Offer, ExitStack]],
+        waits: Mapping[StorePath, frozenset[StorePath]],
+        there: set[StorePath],
+    ) -> list[Offer]:
+        """Register all that can be, in one step, and take it from ``unpacked``."""
+        ready: list[StorePath] = []
+        seen = set(there)
+        while new := [path for path in unpacked if path not in seen and waits[path] <= seen]:
+            ready += new
+            seen |= set(new)
+        if not ready:
+            return []
+        infos = [_registered(unpacked[path][0].info) for path in ready]
+        outputs = {path: self.store.derivation(path).output_paths for path in ready if path.name.endswith(".drv")}
+        self.store.register(infos, outputs)
+        brought = []
+        for path in ready:
+            offer, locks = unpacked.pop(path)
+            locks.close()
+            there.add(path)
+            brought.append(offer)
+        return brought
+
+    def _bring(self, path: StorePath, offers: list[Offer]) -> tuple[Offer | None, ExitStack]:
+        """Unpack a path from the first cache that gives it; return that, and what holds its lock until registered."""
+        with ExitStack() as locks:
+            locks.enter_context(self.store.lock(path, lambda holder: self._waiting(path, holder), self.stop.is_set))
+            if self.store.valid([path]):  # another process was faster
+                return None, ExitStack()
+            with task(self.report, f"pull:{path}", "pull", path.name, offers[0].info.nar_size):
+                offer = self._unpack_first(path, offers)
+            return offer, locks.pop_all()
+
+    def _waiting(self, path: StorePath, holder: str) -> None:
+        self.report(Notice("info", f"{path.name} is being made by {holder}; waiting for it"))
+
+    def _unpack_first(self, path: StorePath, offers: list[Offer]) -> Offer:
+        needs = offers[0].info.references
+        failed: list[PgbakeError] = []
+        for offer in offers:
+            if not offer.info.references <= needs:
+                continue  # another build of the same: what it needs was not looked for
+            try:
+                self._unpack(offer)
+            except Missing:
+                name = f"{offer.info.url} of {path}"
+                failed.append(CacheError(f"{offer.cache.url} lacks {name}", hint=_mend(offer)))
+            except FormatError as error:
+                failed.append(CacheError(f"{offer.cache.url}: the NAR of {path}: {error}", hint=_mend(offer)))
+            except CacheError as error:
+                if self.stop.is_set():
+                    raise
+                failed.append(error)
+            else:
+                self.substituters.problems += failed
+                return offer
+        raise Ungiven(
+            path,
+            f"no cache gives {path} as it should be",
+            detail="\n".join(f"{error}" for error in failed),
+            hint=failed[-1].hint,
+        )
+
+    def _unpack(self, offer: Offer) -> None:
+        info = offer.info
+        large = info.nar_size > _SMALL
+        with ExitStack() as stack:
+            if large:
+                stack.enter_context(self._large)
+            if self.stop.is_set():
+                raise CacheError("the pull was stopped")
+            source = stack.enter_context(offer.cache.open_nar(info, self.stop))
+            stream = stack.enter_context(decompressed(info.compression, source))
+            nar = _Nar(offer, stream, self._teller(info))
+            reader = stack.enter_context(nar.in_background() if large else nar.at_once())
+            self.store.receive(info.path, reader.read, lambda made: _verify(nar, reader, made))
+
+    def _teller(self, info: NarInfo) -> Callable[[int], None]:
+        told = time.monotonic()
+
+        def tell(done: int) -> None:
+            nonlocal told
+            if (now := time.monotonic()) - told > _REPORT_EVERY:
+                told = now
+                self.report(Progressed(f"pull:{info.path}", done))
+
+        return tell
+
+
+@dataclass
+class _Nar:
+    """A NAR on its way from a cache: counted and hashed."""
+
+    offer: Offer
+    stream: BinaryIO
+    tell: Callable[[int], None]
+    size: int = 0
+    _digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def blocks(self) -> Iterator[memoryview]:
+        """Yield the NAR; all of it is there when this ends.
+
+        :raises CacheError: it is damaged, cut off, or longer than was signed.
+        """
+        info = self.offer.info
+        while True:
+            block = memoryview(bytearray(min(_BLOCK, info.nar_size - self.size + 1)))
+            try:
+                count = self.stream.readinto(block)  # type: ignore[attr-defined]
+            except Exception as error:
+                if not is_damage(error):
+                    raise
+                raise self.wrong(f"is damaged: {error}") from None
+            if not count:
+                break
+            self.size += count
+            if self.size > info.nar_size:
+                raise self.wrong(f"is longer than the {info.nar_size} bytes that were promised")
+            self._digest.update(block[:count])
+            self.tell(self.size)
+            yield block[:count]
+        if self.size < info.nar_size:
+            raise self.wrong(f"has {self.size} bytes instead of {info.nar_size}")
+        if self._digest.digest() != info.nar_sha256:
+            raise self.wrong("has another hash than was signed")
+
+    def wrong(self, problem: str) -> CacheError:
+        offer = self.offer
+        return CacheError(f"{offer.cache.url}: the NAR of {offer.info.path} {problem}", hint=_mend(offer))
+
+    @contextmanager
+    def at_once(self) -> Iterator[BinaryIO]:
+        """Give the NAR as a file, read whole."""
+        yield io.BytesIO(b"".join(self.blocks()))
+
+    @contextmanager
+    def in_background(self) -> Iterator[BinaryIO]:
+        """Give the NAR as a file that another thread fills ahead of its reader: two cores are at work."""
+        ahead: queue.Queue[memoryview | BaseException | None] = queue.Queue(_BLOCKS)
+        ended = threading.Event()
+
+        def fill() -> None:
+            last: BaseException | None = None
+            try:
+                for block in self.blocks():
+                    _put(ahead, block, ended)
+                    if ended.is_set():
+                        return
+            except BaseException as error:
+                last = error
+            _put(ahead, last, ended)
+
+        thread = threading.Thread(target=fill, daemon=True)
+        thread.start()
+        try:
+            yield io.BufferedReader(_Blocks(ahead), _BLOCK)
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _put(
+    ahead: queue.Queue[memoryview | BaseException | None],
+    item: memoryview | BaseException | None,
+    ended: threading.Event,
+) -> None:
+    while not ended.is_set():
+        try:
+            ahead.put(item, timeout=0.2)
+        except queue.Full:
+            continue
+        return
+
+
+class _Blocks(io.RawIOBase):
+    """Blocks of a queue as a file; an error in the queue is raised."""
+
+    def __init__(self, ahead: queue.Queue[memoryview | BaseException | None]) -> None:
+        self._ahead = ahead
+        self._block = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._block and not self._ended:
+            item = self._ahead.get()
+            if isinstance(item, BaseException):
+                self._ended = True
+                raise item
+            if item is None:
+                self._ended = True
+            else:
+                self._block = item
+        count = min(len(buffer), len(self._block))
+        buffer[:count] = self._block[:count]
+        self._block = self._block[count:]
+        return count
+
+
+def _verify(nar: _Nar, reader: BinaryIO, made: Path) -> None:
+    """Make sure that what was unpacked is what was promised, before it is moved to its place."""
+    if reader.read(1):  # this also brings the end, at which size and hash are looked at
+        raise nar.wrong("goes on after its end")
+    info = nar.offer.info
+    if info.ca is None:
+        return
+    address = ContentAddress.parse(info.ca)
+    digest = _content_digest(address, made)
+    if digest != address.digest:
+        raise nar.wrong(f"is not what its content address says: {info.ca}")
+
+
+def _content_digest(address: ContentAddress, made: Path) -> bytes | None:
+    if address.method == "recursive":
+        digest = hashlib.new(address.algorithm)
+        tree.dump(made, digest.update)
+        return digest.digest()
+    if made.is_symlink() or not made.is_file():
+        return None
+    with made.open("rb") as file:
+        return hashlib.file_digest(file, address.algorithm).digest()
+
+
+def _mend(offer: Offer) -> str:
+    return f"its owner can mend it: pgbake cache verify --repair {offer.cache.url}"
+
+
+def _registered(info: NarInfo) -> PathInfo:
+    return PathInfo(
+        path=info.path,
+        nar_sha256=info.nar_sha256,
+        nar_size=info.nar_size,
+        references=info.references,
+        deriver=info.deriver,
+        ca=info.ca,
+        signatures=tuple(map(str, info.signatures)),
+    )
+
+
+def _in_order(
+    offers: Mapping[StorePath, list[Offer]], waits: Mapping[StorePath, frozenset[StorePath]]
+) -> list[StorePath]:
+    """Return paths such that each comes after those that it waits for, large ones early."""
+    order: list[StorePath] = []
+    left = {path: set(needs) for path, needs in waits.items()}
+    users: dict[StorePath, list[StorePath]] = {path: [] for path in offers}
+    for path, needs in waits.items():
+        for need in needs:
+            users[need].append(path)
+    ready = [path for path, needs in left.items() if not needs]
+    while ready:
+        ready.sort(key=lambda path: offers[path][0].info.nar_size)
+        path = ready.pop()
+        order.append(path)
+        for user in users[path]:
+            left[user].discard(path)
+            if not left[user]:
+                ready.append(user)
+    if len(order) < len(offers):
+        circle = sorted(offers.keys() - set(order))
+        raise CacheError(f"a cache tells of paths that refer to each other in a circle: {circle[0]} and others")
+    return order
