@@ -170,8 +170,7 @@ class _Planner:
         inputs: set[StorePath] = set()
         wave = set(paths)
         while wave := wave - found.keys() - self._substitutes.keys() - inputs:
-            self._store.temp_roots.add(*wave)
-            wave -= self._store.valid(wave)
+            wave -= self._store.hold(wave)
             offers = self._caches.offers(wave, sure=() if wave <= set(paths) else wave)
             lacking = wave - offers.keys()
             if not lacking <= self._graph.inputs.keys() or lacking & set(paths):

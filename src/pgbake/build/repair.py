@@ -31,9 +31,9 @@ from pgbake.store.replace import replace
 from pgbake.store.tree import hash_tree
 from pgbake.store.verify import Finding, rescan
 
-#: Puts the contents of a path at a place that does not exist yet; False where nobody has them. What it puts there
-#: need not be verified: it is held against the registered hash.
-Fetch = Callable[[StorePath, Path], bool]
+#: Puts the contents of a path at a place that does not exist yet; False where nobody has them. Without a place it only
+#: says whether somebody offers them. What it puts there need not be verified: it is held against the registered hash.
+Fetch = Callable[[StorePath, Path | None], bool]
 
 Way = Literal["fetched", "unpacked", "written", "rebuilt", "registered", "removed", "reindexed"]
 
@@ -122,7 +122,9 @@ class Repair:
         return self._done[path]
 
     def _bring_back(self, path: StorePath) -> Way:
-        if self.fetch is not None and not self.dry_run:
+        if self.fetch is not None and self.fetch(path, None):
+            if self.dry_run:
+                return "fetched"
             with self._making(path) as made:
                 if self.fetch(path, made):
                     return self._settle(path, made, "fetched")
@@ -173,7 +175,7 @@ class Repair:
         jobs = JobServer(self.cores or len(os.sched_getaffinity(0)))
         way: Way = "rebuilt"
         try:
-            engine = LocalEngine(self.store, jobs, self.report)
+            engine = LocalEngine(self.store, jobs, self.report, find=self._derivation)
             id = f"repair:{derivation.path}"
             self.report(Planned("build", 1))
             with (
@@ -211,7 +213,7 @@ class Repair:
         makers = [self.graph.derivations[drv] for drv in derivation.input_drvs if drv in self.graph.derivations]
         needed = set(derivation.input_srcs)
         for drv, names in derivation.input_drvs.items():
-            made = self.graph.derivations.get(drv) or self.store.derivation(drv)
+            made = self._derivation(drv)
             needed |= {made.output_paths[name] for name in names}
         there = self.store.database.valid({*needed, *derivation.input_drvs})
         for path in sorted(self._damaged & self.store.closure(there).keys()):
@@ -231,6 +233,9 @@ class Repair:
                 f"its build needs {min(missing)}, which is not in the store any more",
                 hint=None if self.provider else "run it where the project's pgbake.toml is",
             )
+
+    def _derivation(self, path: StorePath) -> Derivation:
+        return self.graph.derivations.get(path) or self.store.derivation(path)
 
     def _is_hopeless(self, path: StorePath) -> bool:
         return path in self._done and self._done[path].way is None

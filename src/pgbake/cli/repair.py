@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +13,8 @@ from pgbake.cli.verify import chosen_paths
 from pgbake.errors import LockError, ManifestError, StoreError
 
 if TYPE_CHECKING:
+    from pgbake.cache.substituters import Substituters
+    from pgbake.formats.storepath import StorePath
     from pgbake.recipes.lowering import Graph
 
 _WAYS = {
@@ -39,26 +43,33 @@ Examples:
 @json_option
 @pass_app
 def command(app: App, paths: tuple[str, ...], dry_run: bool, cores: int | None, as_json: bool) -> None:
-    """Verify the store, or each PATH with all that it refers to, and bring back what is damaged: inputs from their
-    pinned files, packages by building them again. What comes back has the contents that were registered, bit for
-    bit, or is refused.
+    """Verify the store, or each PATH with all that it refers to, and bring back what is damaged: from binary caches,
+    inputs from their pinned files, packages by building them again.
+
+    What comes back has the contents that were registered, bit for bit, or is refused.
 
     Where there is a manifest, what it names is known how to get; without one, only what the store itself knows how
     to build can be brought back. The exit status is 1 where anything stays damaged.
     """
     from pgbake.build.repair import Repair
+    from pgbake.cli.caches import substituters, tell_problems
     from pgbake.cli.goals import input_provider
     from pgbake.store.verify import verify
 
     wanted = chosen_paths(app, paths)
     graph = _project_graph(app)
+    caches = substituters(app)
     with app.reporting() as report:
         found = verify(app.store, wanted, report=report)
         repair = Repair(app.store, report=report, cores=cores, dry_run=dry_run)
+        if caches is not None:
+            repair.fetch = partial(_fetch, app, caches)
         if graph is not None:
             repair.graph = graph
             repair.provider = input_provider(app, report)
         outcomes = repair.mend(found.findings)
+    if caches is not None:
+        tell_problems(app, caches.problems)
     if as_json:
         app.say_json(
             {
@@ -83,6 +94,14 @@ def command(app: App, paths: tuple[str, ...], dry_run: bool, cores: int | None, 
             f"{lost} of {len(outcomes)} could not be mended",
             hint="why is said above; what nothing needs any more goes with `pgbake gc`",
         )
+
+
+def _fetch(app: App, caches: Substituters, path: StorePath, into: Path | None) -> bool:
+    from pgbake.cache.pull import fetch_tree
+
+    if into is None:
+        return bool(caches.offers([path], sure=[path]))
+    return fetch_tree(caches, path, app.store.info(path).nar_sha256, into)
 
 
 def _project_graph(app: App) -> Graph | None:

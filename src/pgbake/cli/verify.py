@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ def _chosen(app: App, name: str) -> StorePath:
     from pgbake.formats.storepath import STORE_DIR
     from pgbake.store.findroots import store_path_of
 
-    place = str(Path(name).absolute())
+    # Relative to where the user is; with -C, to there as well.
+    place = str(Path(name).absolute() if os.path.lexists(name) else app.directory.absolute() / name)
     try:
         for _ in range(40):  # as many links as the kernel follows
             if path := store_path_of(app.store, place) or store_path_of(app.store, f"{STORE_DIR}/{name}"):

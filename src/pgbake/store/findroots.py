@@ -7,7 +7,8 @@ nix/var/nix/temproots/PID           what a living process has said that it needs
 /proc/PID/{exe,cwd,fd/*,maps,environ}   what a living process uses
 
 A process of a store below another root sees that store at ``/nix``, in a mount namespace, and /proc shows its
-files by those names; so names below ``/nix/store`` and below ``ROOT/nix/store`` both count.
+files by those names; so names below ``/nix/store`` and below ``ROOT/nix/store`` both count. A process that sees
+another store there, which has the same path, does not.
 """
 
 from __future__ import annotations
@@ -133,12 +134,28 @@ def _temporary_roots(store: LocalStore) -> Iterator[Root]:
 
 def _process_roots(store: LocalStore) -> Iterator[Root]:
     places = {os.fsencode(place) for place in (STORE_DIR, store.store_dir)}
-    pattern = re.compile(b"(?:" + b"|".join(re.escape(place) for place in sorted(places)) + b")" + _NAME)
+    pattern = re.compile(b"(" + b"|".join(re.escape(place) for place in sorted(places)) + b")" + _NAME)
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - names are what is wanted
-        names = set(pattern.findall(b"\0".join(_used_by(f"/proc/{pid}"))))
-        for name in names:
+        used = set(pattern.findall(b"\0".join(_used_by(f"/proc/{pid}"))))
+        for place, name in used | set(pattern.findall(_read(f"/proc/{pid}/environ"))):
             with suppress(FormatError):
-                yield Root(StorePath.from_basename(name.decode()), "process", _process(pid))
+                path = StorePath.from_basename(name.decode())
+                if place == os.fsencode(store.store_dir) or _is_ours(store, path, pid, (place, name) in used):
+                    yield Root(path, "process", _process(pid))
+
+
+def _is_ours(store: LocalStore, path: StorePath, pid: int, unseen: bool) -> bool:
+    """Whether what a process calls a path of ``/nix/store`` may be of this store: it is not that of another one.
+
+    :param unseen: the answer where there is no such path for that process: one that has it open may have left its
+        root, but a variable that names it is of no use.
+    """
+    try:
+        return os.path.samestat(os.lstat(f"/proc/{pid}/root{path}"), store.physical(path).lstat())
+    except FileNotFoundError:
+        return unseen
+    except OSError:
+        return True
 
 
 def _used_by(process: str) -> Iterator[bytes]:
@@ -149,9 +166,13 @@ def _used_by(process: str) -> Iterator[bytes]:
     for link in links:
         with suppress(OSError):
             yield os.readlink(os.fsencode(link))  # noqa: PTH115 - bytes are what is wanted
-    for name in ("maps", "environ"):
-        with suppress(OSError):
-            yield Path(process, name).read_bytes()
+    yield _read(f"{process}/maps")
+
+
+def _read(file: str) -> bytes:
+    with suppress(OSError):
+        return Path(file).read_bytes()
+    return b""
 
 
 def _process(pid: int) -> str:

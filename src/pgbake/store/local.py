@@ -195,6 +195,12 @@ class LocalStore:
         """
         return {path for path in self.database.valid(paths) if os.path.lexists(self.physical(path))}
 
+    def hold(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Return those of ``paths`` that are valid, and keep collectors from them while this process lives."""
+        paths = list(paths)
+        self.temp_roots.add(*paths)
+        return self.valid(paths)
+
     def lost(self, paths: Iterable[StorePath]) -> set[StorePath]:
         """Return what of valid paths, and of all that they refer to, is registered but not there any more."""
         return {path for path in self.closure(paths) if not os.path.lexists(self.physical(path))}

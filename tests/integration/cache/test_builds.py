@@ -130,3 +130,21 @@ def test_what_a_cache_gives_wrong_is_built(
     with LocalStore(newcomer.store) as store, LocalStore(example.store) as first:
         assert store.info(broken).nar_sha256 == first.info(broken).nar_sha256
         assert store.info(broken).ultimate
+
+
+def test_damage_is_mended_from_the_cache(newcomer: TestProject, bundle: Bundle) -> None:
+    newcomer.pgbake("pull", "--no-link")
+    path = bundle.by_name()["pgvector"].output_paths["out"]
+    with LocalStore(newcomer.store) as store:
+        library = next(store.physical(path).rglob("vector.so"))
+    library.chmod(0o644)
+    data = bytearray(library.read_bytes())
+    data[1000] ^= 1
+    library.write_bytes(data)
+    found = newcomer.pgbake("verify", str(bundle.path), check=False)
+    assert found.returncode == 1 and str(path) in found.stdout
+    outcomes = newcomer.json("repair", "--dry-run", str(bundle.path))["outcomes"]
+    assert [(outcome["subject"], outcome["way"]) for outcome in outcomes] == [(str(path), "fetched")]
+    outcomes = newcomer.json("repair", str(bundle.path))["outcomes"]
+    assert [(outcome["subject"], outcome["way"]) for outcome in outcomes] == [(str(path), "fetched")]
+    newcomer.pgbake("verify")

@@ -125,7 +125,7 @@ def test_what_a_running_program_uses_stays(tmp_path: Path) -> None:
         opened, named_in_environment, inside = (text(store, name) for name in ("opened", "named", "inside"))
         forget_roots(store)
         command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
-        environment = {"A": f"x:{store.physical(named_in_environment)}/bin:y", "B": f"-I{inside}"}
+        environment = {"A": f"x:{store.physical(named_in_environment)}/bin:y", "B": f"-I{store.physical(inside)}"}
         with (
             store.physical(opened).open() as descriptor,
             subprocess.Popen(
@@ -147,18 +147,31 @@ def test_a_program_in_its_stores_namespace_is_seen(tmp_path: Path) -> None:
     with LocalStore(tmp_path) as store:
         path = tree(store, "program", {"bin/sleep": Path("/bin/sleep").read_bytes()})
         forget_roots(store)
-        script = (
-            f'mount -t tmpfs none /mnt && mkdir -p /mnt/nix && mount --bind {tmp_path}/nix /mnt/nix && exec "$0" 60'
-        )
-        command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, f"/mnt{path}/bin/sleep"]
+        command = [
+            "bwrap",
+            "--ro-bind",
+            "/usr",
+            "/usr",
+            "--symlink",
+            "usr/lib",
+            "/lib",
+            "--symlink",
+            "usr/lib64",
+            "/lib64",
+        ]
+        command += ["--bind", str(tmp_path / "nix"), "/nix"]
+        command += ["--proc", "/proc", "--", f"{path}/bin/sleep", "60"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 5
             while not (found := [root for root in find_roots(store) if root.kind == "process"]):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.skip("no mount namespace can be made here")
+                    pytest.skip("no namespace can be made here")
                 time.sleep(0.02)
             assert {root.path for root in found} == {path}
+            with LocalStore(tmp_path / "another") as another:
+                assert tree(another, "program", {"bin/sleep": Path("/bin/sleep").read_bytes()}) == path
+                assert [root.kind for root in find_roots(another)] == ["temporary"], "it runs from another store"
         finally:
             process.kill()
             process.wait()

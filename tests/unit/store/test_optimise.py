@@ -55,7 +55,7 @@ def test_a_damaged_link_is_removed_and_not_linked_to(tmp_path: Path) -> None:
     with LocalStore(tmp_path) as store:
         one = tree(store, "one", {"a": b"same" * 1000})
         optimise(store)
-        damage(store.physical(one) / "a")
+        damage(store.physical(one) / "a", in_place=True)
         two = tree(store, "two", {"b": b"same" * 1000})
         three = tree(store, "three", {"b": b"same" * 1000})
         events: list[Event] = []

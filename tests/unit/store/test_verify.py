@@ -76,7 +76,7 @@ def test_a_damaged_link_and_the_paths_that_share_it(tmp_path: Path) -> None:
         pair = [tree(store, name, {"bin/x": b"same" * 100, name: name.encode()}) for name in ("one", "two")]
         optimise(store)
         shared = store.physical(pair[0]) / "bin/x"
-        damage(shared)
+        damage(shared, in_place=True)
         findings = verify(store).findings
         assert [finding.kind for finding in findings] == ["link", "modified", "modified"]
         assert findings[0].subject == str(next(link for link in store.links_dir.iterdir() if link.samefile(shared)))

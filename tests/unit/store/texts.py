@@ -35,12 +35,23 @@ def tree(store: LocalStore, name: str, files: dict[str, bytes]) -> StorePath:
     return store.add_source(name, digest, fill)
 
 
-def damage(file: Path) -> None:
-    """Flip one bit of a file, and leave all else of it as it was."""
+def damage(file: Path, *, in_place: bool = False) -> None:
+    """Flip one bit of a file, and leave all else of it as it was.
+
+    :param in_place: whether its other links are damaged with it.
+    """
     status = file.stat()
     contents = bytearray(file.read_bytes())
     contents[len(contents) // 2] ^= 1
-    file.chmod(0o644)
-    file.write_bytes(contents)
+    if in_place:
+        file.chmod(0o644)
+        file.write_bytes(contents)
+    else:
+        parent = file.parent.stat()
+        file.parent.chmod(0o755)
+        file.unlink()
+        file.write_bytes(contents)
+        file.parent.chmod(parent.st_mode & 0o7777)
+        os.utime(file.parent, ns=(parent.st_atime_ns, parent.st_mtime_ns))
     file.chmod(status.st_mode & 0o777)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
