@@ -46,6 +46,11 @@ def store_root(option: Path | None) -> Path:
     return data_dir() / "store"
 
 
+def nix_has_taken_over() -> bool:
+    """Whether root's store has moved away from ``/nix``, since Nix owns it, and something can be taken from there."""
+    return os.geteuid() == 0 and nix_owns_the_store() and Path("/nix/var/nix/db/db.sqlite").exists()
+
+
 def nix_owns_the_store() -> bool:
     """Whether a real Nix is installed on this machine: its daemon listens, or its programs are there."""
     signs = ("/nix/var/nix/daemon-socket/socket", "/nix/var/nix/profiles/default/bin/nix-store")

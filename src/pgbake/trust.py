@@ -27,14 +27,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pgbake.errors import CacheError, FormatError
-from pgbake.files import read_hint, read_small_file
-from pgbake.formats.keys import PublicKey, SecretKey, Signature, TrustedKeys
+from pgbake.formats.keys import PublicKey, Signature, TrustedKeys
 from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
 from pgbake.toml import load_toml, wrong_value
-
-#: The environment variable that may hold a secret key, for machines that keep secrets so.
-SECRET_KEY = "PGBAKE_SECRET_KEY"
 
 SCHEMES = ("file", "http", "https", "s3", "gs", "az")
 
@@ -117,33 +113,6 @@ class Settings:
     trust: Trust = field(default_factory=Trust)
 
 
-def secret_keys(files: Iterable[Path]) -> list[SecretKey]:
-    """Read the secret keys to sign with: those of files, else that which the environment variable holds.
-
-    :raises CacheError: a file can not be read, or holds no secret key. Nothing of it is shown.
-    """
-    files = list(files)
-    keys = []
-    for file in files:
-        try:
-            keys.append(SecretKey.parse(read_small_file(file, 10_000).decode()))
-        except OSError as error:
-            raise CacheError(
-                f"cannot read the secret key {file}: {error.strerror}", hint=read_hint(error, file)
-            ) from None
-        except (FormatError, UnicodeDecodeError) as error:
-            problem = error.message if isinstance(error, FormatError) else "it is no text"
-            raise CacheError(f"{file}: {problem}", hint="`pgbake keygen` makes a key") from None
-    if not files and (text := os.environ.get(SECRET_KEY)):
-        try:
-            keys.append(SecretKey.parse(text))
-        except FormatError as error:
-            raise CacheError(
-                f"{SECRET_KEY}: {error.message}", hint="give it the content of a secret key file"
-            ) from None
-    return keys
-
-
 def configuration_files() -> tuple[Path, ...]:
     """Return where the machine's and the user's configuration lie, whether they are there or not."""
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
@@ -190,9 +159,11 @@ def _is_there(file: Path) -> bool:
 
 def _check_url(file: Path | None, url: str) -> None:
     parts = urlsplit(url)
+    if not parts.scheme and parts.path == "local":  # another local store, in Nix's notation
+        return
     if parts.scheme not in SCHEMES:
         problem = f'"{url}" is no URL of a cache'
-        hint = "write file:///DIR, http(s)://HOST/DIR or s3://BUCKET?region=REGION"
+        hint = "write file:///DIR, http(s)://HOST/DIR, s3://BUCKET?region=REGION, or local?root=DIR"
     elif parts.username or parts.password:
         problem = "a URL must not hold a user or a password"
         hint = "put them into ~/.netrc (http) or ~/.aws/credentials (s3)"

@@ -17,8 +17,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pgbake.cache.index import Index, load_index
 from pgbake.cache.objects import Missing, ObjectStore
@@ -45,6 +46,8 @@ def narinfo_name(path: StorePath) -> str:
 
 class BinaryCache:
     """One binary cache. Its methods may be called from several threads."""
+
+    trusted = False
 
     def __init__(self, url: str, copies: Path | None = None, priority: int | None = None) -> None:
         """Make a client; nothing is asked yet.
@@ -120,6 +123,10 @@ class BinaryCache:
         if info.path != path:
             raise CacheError(f"{name} in {self.url} tells of {info.path} instead of {path}")
         return info
+
+    def open_nar(self, info: NarInfo, stop: threading.Event) -> AbstractContextManager[BinaryIO]:
+        """Give the file of a NAR as a stream; see :meth:`ObjectStore.open`."""
+        return self.objects.open(info.url, stop)
 
     def query(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, NarInfo]:
         """Return what the cache knows of paths, those that it has not left out.

@@ -223,7 +223,7 @@ class Puller:
                 stack.enter_context(self._large)
             if self.stop.is_set():
                 raise CacheError("the pull was stopped")
-            source = stack.enter_context(offer.cache.objects.open(info.url, self.stop))
+            source = stack.enter_context(offer.cache.open_nar(info, self.stop))
             stream = stack.enter_context(decompressed(info.compression, source))
             nar = _Nar(offer, stream, self._teller(info))
             reader = stack.enter_context(nar.in_background() if large else nar.at_once())

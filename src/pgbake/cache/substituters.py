@@ -1,11 +1,14 @@
-"""Several binary caches together, asked by priority: who has a path, and whether it is to be believed."""
+"""Several caches together, asked by priority: who has a path, and whether it is to be believed."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol
 
-from pgbake.cache.cache import BinaryCache, in_parallel
+from pgbake.cache.cache import in_parallel
 from pgbake.errors import CacheError, PgbakeError
 from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
@@ -14,11 +17,36 @@ from pgbake.formats.storepath import StorePath
 Check = Callable[[NarInfo, str], None]
 
 
+class Source(Protocol):
+    """Where paths come from: a binary cache, or another local store."""
+
+    @property
+    def url(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it is believed without signatures."""
+
+    @property
+    def priority(self) -> int:
+        """Lower is asked first."""
+
+    def query(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, NarInfo]:
+        """Return what it has; see :meth:`pgbake.cache.cache.BinaryCache.query`."""
+
+    def open_nar(self, info: NarInfo, stop: threading.Event) -> AbstractContextManager[BinaryIO]:
+        """Give the file of a NAR, as compressed as ``info`` says, as a stream.
+
+        :raises Missing: it is not there.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A path that a cache has, and that is to be believed once its contents have the hash that was signed."""
 
-    cache: BinaryCache
+    cache: Source
     info: NarInfo
 
 
@@ -30,14 +58,14 @@ class Substituters:
     :param check: decides whether a narinfo is to be believed.
     """
 
-    caches: Sequence[BinaryCache]
+    caches: Sequence[Source]
     check: Check
     #: What caches did wrong, for the user to be told at the end: each cache is named once for each kind of fault.
     problems: list[PgbakeError] = field(default_factory=list)
     #: Of paths that were found and not believed: why, the last one.
     refused: dict[StorePath, PgbakeError] = field(default_factory=dict)
     _known: dict[StorePath, list[Offer]] = field(default_factory=dict)
-    _broken: set[BinaryCache] = field(default_factory=set)
+    _broken: set[Source] = field(default_factory=set)
 
     def offers(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, list[Offer]]:
         """Return who offers each path, in the order of the caches; a path that nobody offers is left out.
@@ -50,7 +78,7 @@ class Substituters:
         paths = {*paths, *sure}
         missing = paths - self._known.keys()
 
-        def ask(cache: BinaryCache) -> Mapping[StorePath, NarInfo]:
+        def ask(cache: Source) -> Mapping[StorePath, NarInfo]:
             if cache in self._broken:
                 return {}
             try:
@@ -68,7 +96,8 @@ class Substituters:
                 if (info := answer.get(path)) is None:
                     continue
                 try:
-                    self.check(info, cache.url)
+                    if not cache.trusted:
+                        self.check(info, cache.url)
                 except PgbakeError as error:
                     self.refused[path] = error
                 else:
@@ -123,14 +152,14 @@ class Substituters:
         return CacheError(f"{what} is in none of the caches: {where}", hint="push it there, or build it here")
 
 
-def by_priority(caches: Iterable[BinaryCache], problems: list[PgbakeError]) -> list[BinaryCache]:
+def by_priority(caches: Iterable[Source], problems: list[PgbakeError]) -> list[Source]:
     """Sort caches by priority, lower first; those of one priority stay in their order.
 
     :param problems: takes the errors of caches that cannot be asked; those are left out.
     """
     caches = list(caches)
 
-    def priority(cache: BinaryCache) -> int | None:
+    def priority(cache: Source) -> int | None:
         try:
             return cache.priority
         except CacheError as error:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pgbake.cli.app import App, human_size
-from pgbake.errors import FormatError, ManifestError, PgbakeError
+from pgbake.errors import CacheError, FormatError, ManifestError, PgbakeError
 from pgbake.formats.storepath import StorePath
 
 if TYPE_CHECKING:
     from pgbake.cache.cache import BinaryCache
-    from pgbake.cache.substituters import Substituters
+    from pgbake.cache.substituters import Source, Substituters
     from pgbake.trust import Settings
 
 
@@ -30,18 +30,35 @@ def open_cache(url: str, priority: int | None = None) -> BinaryCache:
     return BinaryCache(url, cache_dir() / "caches", priority)
 
 
+def open_source(url: str, priority: int | None = None) -> Source:
+    """Return a client of a cache, or of another local store."""
+    from pgbake.cache.localsource import LocalSource, is_local_store
+
+    return LocalSource(url, priority or 0) if is_local_store(url) else open_cache(url, priority)
+
+
 def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool = True) -> Substituters | None:
     """Return the caches to take paths from: those named, else those of the settings; None where there are none.
 
     :param check_signatures: off, what nobody trusted has signed is taken as well.
     """
+    from pgbake.cache.localsource import SCHEME, LocalSource
     from pgbake.cache.substituters import Substituters, by_priority
+    from pgbake.project import nix_has_taken_over
 
     found = settings(app)
-    caches = [open_cache(url) for url in urls] or [open_cache(c.url, c.priority) for c in found.caches]
+    problems: list[PgbakeError] = []
+    caches: list[Source] = [open_source(url) for url in urls]
+    if not urls:
+        caches = [open_source(setting.url, setting.priority) for setting in found.caches]
+        if app.store_option is None and nix_has_taken_over():
+            # What root had built at /nix is Nix's now; it is taken from there instead of built again.
+            try:
+                caches.insert(0, LocalSource(SCHEME))
+            except CacheError as error:
+                problems.append(error)
     if not caches:
         return None
-    problems: list[PgbakeError] = []
     trust = found.trust
     if not check_signatures:
         import dataclasses

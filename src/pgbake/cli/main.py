@@ -34,6 +34,8 @@ COMMANDS = {
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",
         "pull": "Take the bundle, or any path, from binary caches.",
+        "keygen": "Make a key to sign with.",
+        "sign": "Sign the bundle, or other paths of the store.",
     },
     "A local server": {
         "up": "Start a server from the bundle.",

@@ -54,14 +54,15 @@ def command(
     from pgbake.cache.push import push, survey
     from pgbake.cli.app import human_size
     from pgbake.cli.caches import amount, count, name_paths, open_cache, settings
-    from pgbake.trust import secret_keys
+    from pgbake.signing import secret_keys
 
     targets = list(urls) or [cache.url for cache in settings(app).caches if cache.push]
     if not targets:
         raise ManifestError(
             "no cache to push to is known", hint="name one with --to URL, or write push = true in its [[cache]] table"
         )
-    signing = secret_keys(keys)
+    with app.reporting() as report:
+        signing = secret_keys(keys, report)
     if what == "build":
         from pgbake.cli.goals import realise_build_closure
 

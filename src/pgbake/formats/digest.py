@@ -32,6 +32,8 @@ def parse_digest(text: str) -> tuple[str, bytes]:
         if mark == ":" and len(digits) == (8 * size + 4) // 5:
             return algorithm, base32.decode(digits)
         digest = base64.b64decode(digits, validate=True)
+        if base64.b64encode(digest).decode() != digits:  # bits are set beyond the last byte
+            raise ValueError
     except (ValueError, FormatError):
         digest = b""
     if len(digest) != size:

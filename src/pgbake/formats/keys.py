@@ -81,7 +81,7 @@ class SecretKey:
 
         :raises FormatError: it is no secret key. The message shows nothing of it.
         """
-        name, data = _parse(text.strip(), "secret key", _SEED_SIZE + _PUBLIC_SIZE, secret=True)
+        name, data = _parse(text.strip(), "secret key", _SEED_SIZE + _PUBLIC_SIZE)
         key = cls(name, data[:_SEED_SIZE])
         if key.public.data != data[_SEED_SIZE:]:
             raise FormatError(f'the secret key "{name}" is damaged: its public half is another key\'s')
@@ -156,19 +156,19 @@ def check_key_name(name: str) -> None:
         )
 
 
-def _parse(text: str, what: str, size: int, *, secret: bool = False) -> tuple[str, bytes]:
+def _parse(text: str, what: str, size: int) -> tuple[str, bytes]:
+    # No message shows digits: what is given for a public key may be a secret one.
     name, colon, digits = text.partition(":")
     if not colon:
-        raise FormatError(f"{'this' if secret else repr(text[:200])} is no {what}: it lacks the colon after its name")
+        raise FormatError(f"this is no {what}: it lacks the colon after its name")
     check_key_name(name)
     try:
         data = base64.b64decode(digits, validate=True)
         canonical = base64.b64encode(data).decode() == digits
     except ValueError:
         data, canonical = b"", False
-    shown = "" if secret else f" {text[:200]!r}"
     if not canonical:
-        raise FormatError(f'the {what} "{name}"{shown} is not {what}\'s base64: a character is wrong or missing')
+        raise FormatError(f'the {what} "{name}" is not whole: a character of its base64 is wrong or missing')
     if len(data) != size:
         other = {_PUBLIC_SIZE: "a public key", 2 * _PUBLIC_SIZE: "a secret key or a signature"}.get(len(data), "")
         raise FormatError(

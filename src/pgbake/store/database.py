@@ -264,6 +264,15 @@ class Database:
                         number = row[0]
                     db.execute("insert or ignore into Refs values (?, ?)", (numbers[info.path], number))
 
+    def add_signatures(self, new: Mapping[StorePath, Iterable[str]]) -> None:
+        """Add signatures to those that valid paths bear, in one transaction; a path that is not valid is left out."""
+        with self._transaction() as db:
+            for path, signatures in new.items():
+                row = db.execute("select id, sigs from ValidPaths where path = ?", (str(path),)).fetchone()
+                if row is not None:
+                    joined = sorted({*str(row[1] or "").split(), *signatures})
+                    db.execute("update ValidPaths set sigs = ? where id = ?", (" ".join(joined), row[0]))
+
     def invalidate(self, path: StorePath) -> None:
         """Forget ``path``, whose contents are about to go.
 
