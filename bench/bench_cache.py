@@ -3,7 +3,7 @@
 Both sides are whole commands, from their start to their end, on one file system; turns alternate, each begins with
 nothing left to write to disk, and the best of each side counts. Both push the same paths, out of the very same store,
 to empty caches, signed, with zstd; and pull each from the cache that it has written, into empty stores, with
-signatures required. Memory is the peak of a command's largest process.
+signatures required. Memory is the peak of a command's largest process, and never seen to be less than this one's own.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def compare(what: str, ours: Callable[[], Run], theirs: Callable[[], Run]) -> No
     most = [max(run.megabytes for run in column) for column in zip(*turns, strict=True)]
     print(
         f"{what}: {best[0]:.2f} s, nix copy {best[1]:.2f} s, ratio {best[0] / best[1]:.2f} (bar {BAR}); "
-        f"peak memory {most[0]:.0f} MB (bar {MEMORY_BAR}), nix copy {most[1]:.0f} MB",
+        f"peak memory {most[0]:.0f} MB (bar {MEMORY_BAR}), nix copy at most {most[1]:.0f} MB",
         flush=True,
     )
 
@@ -187,7 +187,9 @@ def pull_one_by_one(url: str, top: StorePath, root: Path) -> float:
         for path, info in infos.items():
             with cache.objects.open(info.url) as source, decompressed(info.compression, source) as nar:
                 store.receive(path, nar.read, lambda _made: None)
-        store.register([PathInfo(path, info.nar_sha256, info.nar_size, info.references) for path, info in infos.items()])
+        store.register(
+            [PathInfo(path, info.nar_sha256, info.nar_size, info.references) for path, info in infos.items()]
+        )
     return time.perf_counter() - begin
 
 

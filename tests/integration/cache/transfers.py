@@ -114,7 +114,7 @@ def check_store(store: LocalStore, closure: Iterable[StorePath] = ()) -> set[Sto
         assert info.references <= valid
     assert set(closure) <= valid
     there = {name for name in os.listdir(store.store_dir) if name != ".links"}  # noqa: PTH208
-    assert there == {path.basename for path in valid}
+    assert there == {path.basename for path in valid}, there - {path.basename for path in valid}
     return valid
 
 
