@@ -36,6 +36,8 @@ class TestProject:
     directory: Path
     store: Path
     home: Path
+    #: Where its downloads are kept; None: with those of all tests.
+    cache: Path | None = None
 
     @classmethod
     def copy(cls, directory: Path, home: Path) -> TestProject:
@@ -50,7 +52,7 @@ class TestProject:
         return {
             **os.environ,
             "PGBAKE_STORE": str(self.store),
-            "XDG_CACHE_HOME": str(test_cache()),
+            "XDG_CACHE_HOME": str(self.cache or test_cache()),
             "XDG_DATA_HOME": str(self.home),
         }
 

@@ -33,7 +33,7 @@ import msgspec
 
 from pgbake.formats.system import SYSTEMS
 from pgbake.toml import load_toml, wrong_value
-from pgbake.trust import CacheSetting, TrustSetting
+from pgbake.trust import CacheSetting, TrustSetting, check_settings
 
 MANIFEST_NAME = "pgbake.toml"
 LANGUAGES = ("plperl", "plpython3u", "pltcl")
@@ -94,4 +94,5 @@ def load_manifest(file: Path) -> Manifest:
                 raise wrong_value(file, key, f'"{value}" is listed twice', "name it once")
     if not manifest.platform.systems:
         raise wrong_value(file, "systems", "there must be one at least", f"known: {', '.join(SYSTEMS)}")
+    check_settings(file, manifest.cache, manifest.trust)
     return manifest

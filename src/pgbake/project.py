@@ -114,7 +114,7 @@ class Project:
 
         :raises ManifestError: one of them is wrong.
         """
-        return load_settings(self.manifest.cache, self.manifest.trust, self.manifest_file)
+        return load_settings(self.manifest.cache, self.manifest.trust)
 
     def bundle(self, system: System) -> Bundle:
         """Lower the manifest for one system.

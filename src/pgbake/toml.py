@@ -73,12 +73,21 @@ def _read_text(file: Path) -> str:
         ) from None
 
 
-def wrong_value(file: Path, key: str, problem: str, hint: str | None = None) -> ManifestError:
-    """Return the error for a value that is of the right type but means nothing, at ``key``'s line."""
+def wrong_value(file: Path, key: str, problem: str, hint: str | None = None, value: str | None = None) -> ManifestError:
+    """Return the error for a value that is of the right type but means nothing, at ``key``'s line.
+
+    :param value: a text that stands several times under such keys, or in a list of several lines: the last line that
+        holds it is named instead, where there is one.
+    """
     try:
-        line = _line_of(file.read_text(encoding="utf-8"), key)
+        text = file.read_text(encoding="utf-8-sig")
     except OSError:
-        line = None
+        text = ""
+    line = _line_of(text, key)
+    if value is not None:
+        quoted = {f'"{value}"', f"'{value}'"}
+        lines = [number for number, found in enumerate(text.splitlines(), 1) if any(q in found for q in quoted)]
+        line = lines[-1] if lines else line
     return ManifestError(f"{_at(file, line)}: {key}: {problem}", hint=hint)
 
 

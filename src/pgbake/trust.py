@@ -13,7 +13,8 @@
     statements = ["check"]                       # what must be stated, and signed, of a bundle [default: nothing]
 
 These tables stand in the manifest, in ``/etc/pgbake/config.toml`` and in ``~/.config/pgbake/config.toml``. Their lists
-are joined in this order; signatures are required unless one of them says otherwise.
+are joined in this order, and of a cache that is named twice the first table counts; signatures are required unless one
+of them says otherwise.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import msgspec
 from pgbake.errors import CacheError, FormatError
 from pgbake.formats.keys import PublicKey, Signature, TrustedKeys
 from pgbake.formats.narinfo import NarInfo
+from pgbake.formats.statement import KINDS
 from pgbake.formats.storepath import StorePath
 from pgbake.toml import load_toml, wrong_value
 
@@ -86,7 +88,7 @@ class Trust:
 
 def untrusted(path: StorePath, where: str, signatures: Iterable[Signature], keys: TrustedKeys) -> CacheError:
     """Return the error for a path that no trusted key has signed."""
-    bears = sorted(signature.name for signature in signatures)
+    bears = sorted({signature.name for signature in signatures})
     trusted = sorted({key.name for key in keys.keys})
     forged = sorted(set(bears) & set(trusted))
     if forged:
@@ -97,10 +99,10 @@ def untrusted(path: StorePath, where: str, signatures: Iterable[Signature], keys
         )
     elif bears:
         problem = f"it is signed by {', '.join(bears)}"
-        hint = f'if you trust {bears[0]}, add its public key to the manifest: [trust] keys = ["{bears[0]}:..."]'
+        hint = f'if you trust {bears[0]}, add its public key to the manifest, below [trust]: keys = ["{bears[0]}:..."]'
     else:
         problem = "it bears no signature"
-        hint = "its owner can sign it: pgbake cache sign --key FILE " + where
+        hint = f"its owner can sign it: pgbake cache sign --key FILE {where}; or take it as it is with --no-check-sigs"
     known = f"trusted: {', '.join(trusted)}" if trusted else "no key is trusted"
     return CacheError(f"{path} from {where} is refused: {problem}; {known}", hint=hint)
 
@@ -119,35 +121,63 @@ def configuration_files() -> tuple[Path, ...]:
     return Path("/etc/pgbake/config.toml"), user / "pgbake/config.toml"
 
 
-def load_settings(
-    caches: Iterable[CacheSetting] = (), trust: TrustSetting | None = None, manifest: Path | None = None
-) -> Settings:
-    """Join what the manifest says with the machine's configuration.
+def load_settings(caches: Iterable[CacheSetting] = (), trust: TrustSetting | None = None) -> Settings:
+    """Join what the manifest says, which is checked already, with the machine's configuration.
 
     :param caches: the manifest's tables ``[[cache]]``; ``trust``: its table ``[trust]``.
-    :param manifest: its file, for messages.
-    :raises ManifestError: a URL or a key is none; file and line are named.
+    :raises ManifestError: a configuration file is wrong; file and line are named.
     """
-    parts = [(manifest, _Configuration(tuple(caches), trust or TrustSetting()))]
-    parts += [(file, load_toml(file, _Configuration)) for file in configuration_files() if _is_there(file)]
-    keys: list[PublicKey] = []
+    parts = [_Configuration(tuple(caches), trust or TrustSetting())]
+    for file in filter(_is_there, configuration_files()):
+        part = load_toml(file, _Configuration)
+        check_settings(file, part.cache, part.trust)
+        parts.append(part)
     urls: dict[str, CacheSetting] = {}
-    for file, part in parts:
-        for setting in part.cache:
-            _check_url(file, setting.url)
-            urls.setdefault(setting.url, setting)
-        for text in part.trust.keys:
-            key = _key(file, text)
-            if key not in keys:
-                keys.append(key)
+    for setting in (setting for part in parts for setting in part.cache):
+        urls.setdefault(setting.url, setting)
+    keys = dict.fromkeys(PublicKey.parse(text) for part in parts for text in part.trust.keys)
     return Settings(
         tuple(urls.values()),
         Trust(
             TrustedKeys(tuple(keys)),
-            all(part.trust.require_signatures for _, part in parts),
-            tuple(dict.fromkeys(kind for _, part in parts for kind in part.trust.statements)),
+            all(part.trust.require_signatures for part in parts),
+            tuple(dict.fromkeys(kind for part in parts for kind in part.trust.statements)),
         ),
     )
+
+
+def check_settings(file: Path, caches: Iterable[CacheSetting], trust: TrustSetting) -> None:
+    """Check what one file says of caches and trust.
+
+    :raises ManifestError: a URL or a key is none, or stands there twice; file and line are named.
+    """
+    urls: set[str] = set()
+    for setting in caches:
+        problem, hint = _url_problem(setting.url)
+        if setting.url in urls:
+            problem, hint = "this cache is listed twice", "name it once"
+        if problem:
+            raise wrong_value(file, "url", problem, hint, setting.url)
+        if setting.priority is not None and setting.priority < 0:
+            raise wrong_value(file, "priority", f"{setting.priority} is less than 0", "0 is asked first")
+        urls.add(setting.url)
+    keys: dict[str, PublicKey] = {}
+    for text in trust.keys:
+        try:
+            key = PublicKey.parse(text)
+        except FormatError as error:
+            hint = error.hint or "copy the line that `pgbake keygen` printed, whole"
+            raise wrong_value(file, "keys", error.message, hint, text) from None
+        if keys.setdefault(key.name, key) != key:
+            # Nix would heed one of them only.
+            hint = f"keep one, or give the newer a name of its own, such as {_successor(key.name)}"
+            raise wrong_value(file, "keys", f'two different keys bear the name "{key.name}"', hint, text)
+        if trust.keys.count(text) > 1:
+            raise wrong_value(file, "keys", f'the key "{key.name}" is listed twice', "name it once", text)
+    for kind in trust.statements:
+        if kind not in KINDS:
+            hint = f"known: {', '.join(KINDS)}"
+            raise wrong_value(file, "statements", f'"{kind}" is no kind of statement', hint, kind)
 
 
 def _is_there(file: Path) -> bool:
@@ -157,24 +187,24 @@ def _is_there(file: Path) -> bool:
         return False
 
 
-def _check_url(file: Path | None, url: str) -> None:
-    parts = urlsplit(url)
-    if not parts.scheme and parts.path == "local":  # another local store, in Nix's notation
-        return
-    if parts.scheme not in SCHEMES:
-        problem = f'"{url}" is no URL of a cache'
-        hint = "write file:///DIR, http(s)://HOST/DIR, s3://BUCKET?region=REGION, or local?root=DIR"
-    elif parts.username or parts.password:
-        problem = "a URL must not hold a user or a password"
-        hint = "put them into ~/.netrc (http) or ~/.aws/credentials (s3)"
-    else:
-        return
-    raise wrong_value(file, "url", problem, hint) if file else CacheError(problem, hint=hint)
-
-
-def _key(file: Path | None, text: str) -> PublicKey:
+def _url_problem(url: str) -> tuple[str, str]:
+    """Return what is wrong with the URL of a cache, and what to write; twice nothing where it is one."""
+    hint = "write file:///DIR, http(s)://HOST/DIR, s3://BUCKET?region=REGION, or local?root=DIR"
     try:
-        return PublicKey.parse(text)
-    except FormatError as error:
-        hint = error.hint or "copy the line that `pgbake keygen` printed, whole"
-        raise wrong_value(file, "keys", error.message, hint) if file else CacheError(error.message, hint=hint) from None
+        parts = urlsplit(url)
+        _ = parts.port  # is looked at only now
+    except ValueError:
+        parts = urlsplit("")
+    if parts.username is not None or parts.password is not None:
+        return "a URL must not hold a user or a password", "put them into ~/.netrc (http) or ~/.aws/credentials (s3)"
+    if not parts.scheme and parts.path == "local":  # another local store, in Nix's notation
+        return "", ""
+    place = parts.path if parts.scheme == "file" else parts.netloc
+    if parts.scheme not in SCHEMES or not place or not url.isprintable() or " " in url:
+        return f'"{url}" is no URL of a cache', hint
+    return "", ""
+
+
+def _successor(name: str) -> str:
+    head, _, number = name.rpartition("-")
+    return f"{head}-{int(number) + 1}" if head and number.isdecimal() else f"{name}-2"

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -42,6 +42,10 @@ _CLASSICAL_UID = 30001
 _MOST_BUILDS = 1024
 
 
+#: Gives a derivation by the path of its ``.drv``.
+Find = Callable[[StorePath], Derivation]
+
+
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
     """How builds are run, whatever they build.
@@ -57,9 +61,22 @@ class BuildOptions:
 class LocalEngine:
     """Builds derivations of pgbake's form in a local store. Safe to use from several threads."""
 
-    def __init__(self, store: LocalStore, jobs: JobServer, report: Sink, options: BuildOptions | None = None) -> None:
-        """:raises HostError: this machine lets no sandbox be made."""
+    def __init__(
+        self,
+        store: LocalStore,
+        jobs: JobServer,
+        report: Sink,
+        options: BuildOptions | None = None,
+        find: Find | None = None,
+    ) -> None:
+        """Make an engine.
+
+        :param find: gives the derivations that others name as inputs; None looks for them in the store, where those
+            are not whose outputs came from a cache.
+        :raises HostError: this machine lets no sandbox be made.
+        """
         self.store = store
+        self._find = find or store.derivation
         self._jobs = jobs
         self._report = report
         self._options = options or BuildOptions()
@@ -98,7 +115,7 @@ class LocalEngine:
         with self._locked(derivation):
             if self.store.valid(outputs.values()) == set(outputs.values()):
                 return
-            visible = visible_paths(self.store, derivation)
+            visible = visible_paths(self.store, derivation, self._find)
             try:
                 with self._performed(wrapped, drv, visible, USUAL, {}, task) as made:
                     infos = list(self._collect(derivation, outputs, visible, made))
@@ -128,7 +145,7 @@ class LocalEngine:
         outputs = derivation.output_paths
         drv = self.store.add_derivation(derivation)
         with self._locked(derivation):
-            visible = [*visible_paths(self.store, derivation), *inputs]
+            visible = [*visible_paths(self.store, derivation, self._find), *inputs]
             try:
                 with self._performed(wrapped, drv, visible, surroundings, environment, task) as made:
                     self._require_outputs(derivation, outputs, made)
@@ -315,12 +332,12 @@ class LocalEngine:
         yield None
 
 
-def visible_paths(store: LocalStore, derivation: Derivation) -> list[StorePath]:
+def visible_paths(store: LocalStore, derivation: Derivation, find: Find) -> list[StorePath]:
     """Return what a build sees of the store: its inputs and all that they refer to, as in Nix."""
     paths = set(derivation.input_srcs)
     for drv, names in derivation.input_drvs.items():
-        built = store.derivation(drv)
-        paths.update(built.output_paths[name] for name in names)
+        built = find(drv).output_paths
+        paths.update(built[name] for name in names)
     return list(store.closure(paths))
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from pgbake.build.engine import visible_paths
+from pgbake.build.engine import Find, visible_paths
 from pgbake.build.sandbox import require_sandbox
 from pgbake.build.wrapper import USUAL, unwrap
 from pgbake.errors import BuildError
@@ -15,9 +15,10 @@ from pgbake.store.local import LocalStore
 from pgbake.users import become
 
 
-def enter(store: LocalStore, derivation: Derivation, program: Sequence[str]) -> NoReturn:
+def enter(store: LocalStore, derivation: Derivation, program: Sequence[str], find: Find) -> NoReturn:
     """Become a program in the kept directory of a failed build of a derivation.
 
+    :param find: gives the derivations that it names as inputs.
     :raises BuildError: nothing of it is kept.
     :raises HostError: this machine lets no sandbox be made.
     """
@@ -32,8 +33,9 @@ def enter(store: LocalStore, derivation: Derivation, program: Sequence[str]) -> 
     owner = (kept / "build").stat().st_uid
     sandbox = require_sandbox(owner if owner != os.geteuid() else None)
     command = sandbox.command(
-        store, wrapped.build_root, visible_paths(store, derivation), kept / "store", kept / "build", USUAL, program
-    )
+        store, wrapped.build_root, visible_paths(store, derivation, find),
+        kept / "store", kept / "build", USUAL, program,
+    )  # fmt: skip
     environment = {**derivation.env, **USUAL.environment, "NIX_BUILD_CORES": str(len(os.sched_getaffinity(0)))}
     environment |= {name: os.environ[name] for name in ("TERM",) if name in os.environ}
     become(sandbox.identity)

@@ -34,12 +34,14 @@ class Plan:
     :param builds: derivations to build, each after those that it needs.
     :param reused: derivations whose outputs are in the store already and are used.
     :param substitutes: paths to bring from binary caches: outputs, inputs, and what they refer to.
+    :param derivations: all of the graph, by path.
     """
 
     inputs: tuple[Input, ...]
     builds: tuple[Derivation, ...]
     reused: tuple[Derivation, ...]
     substitutes: Mapping[StorePath, list[Offer]] = field(default_factory=dict)
+    derivations: Mapping[StorePath, Derivation] = field(default_factory=dict, repr=False)
 
     @property
     def empty(self) -> bool:
@@ -109,6 +111,7 @@ class _Planner:
             tuple(self._builds.values()),
             tuple(self._reused.values()),
             self._substitutes,
+            self._graph.derivations,
         )
 
     def _questions(self, goals: list[StorePath]) -> tuple[set[StorePath], set[StorePath]]:

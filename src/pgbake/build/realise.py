@@ -50,7 +50,7 @@ def realise(
             store.add_derivation(derivation)
     store.sweep()
     jobs = JobServer(cores or len(os.sched_getaffinity(0)))
-    engine = LocalEngine(store, jobs, report, options)
+    engine = LocalEngine(store, jobs, report, options, plan.derivations.__getitem__)
     report(Planned("build", len(plan.builds)))
     steps: dict[StorePath, Step] = {}
     stop = threading.Event()

@@ -123,7 +123,7 @@ def rebuild(
     goals = list(goals)
     options = options or BuildOptions()
     jobs = JobServer(cores or len(os.sched_getaffinity(0)))
-    engine = LocalEngine(store, jobs, report, options)
+    engine = LocalEngine(store, jobs, report, options, graph.derivations.__getitem__)
     compared: dict[StorePath, list[Comparison]] = {}
 
     def build(derivation: Derivation) -> None:

@@ -150,7 +150,7 @@ def rewrite_index(objects: ObjectStore, copies: Path | None, change: Callable[[I
     :param change: called again with what others have written meanwhile. A damaged index is given as None.
     :raises CacheError: the cache refuses, or others write without end.
     """
-    with _alone(objects):
+    with alone(objects):
         for _ in range(_ATTEMPTS):
             try:
                 index = load_index(objects, copies)
@@ -171,7 +171,8 @@ def rewrite_index(objects: ObjectStore, copies: Path | None, change: Callable[[I
 
 
 @contextmanager
-def _alone(objects: ObjectStore) -> Iterator[None]:
+def alone(objects: ObjectStore) -> Iterator[None]:
+    """Keep other writers from a cache that is a directory; in a bucket, etags do."""
     if objects.local is None:
         yield
     else:

@@ -45,6 +45,7 @@ _PARTS_AT_ONCE = 4
 #: How often a stream that breaks is taken up again without a new byte.
 _RESUMES = 3
 
+_FORMS = "use file:///DIR, http(s)://HOST/DIR or s3://BUCKET?region=REGION"
 _STATUS = re.compile(r"status code: (\d{3})")
 _PARAMETERS = frozenset({"region", "endpoint", "scheme", "profile", "addressing-style", "anonymous"})
 #: Parameters of Nix's that say how a cache is written or asked, not where it is.
@@ -110,7 +111,10 @@ class ObjectStore:
         if "://" not in url:
             url = Path(url).absolute().as_uri()
         self.url = url
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise CacheError(f"{url} is no URL of a cache: {error}", hint=_FORMS) from None
         if parts.username or parts.password:
             self.url = re.sub(r"//[^/@]*@", "//", url)
             raise CacheError(
@@ -125,7 +129,7 @@ class ObjectStore:
                 case "http" | "https":
                     self.writable = False
                     self._client = _web_client(url)
-                case "s3":
+                case "s3" if parts.netloc:
                     self._client = _s3_client(parts.netloc, parts.path, parts.query)
                 case "gs" | "az":
                     import obstore.store
@@ -134,7 +138,7 @@ class ObjectStore:
                 case _:
                     raise CacheError(
                         f"{url} is no URL of a cache",
-                        hint="use file:///DIR, http(s)://HOST/DIR or s3://BUCKET?region=REGION",
+                        hint=_FORMS,
                     )
         except (ValueError, TypeError) as error:
             raise CacheError(f"cannot use the cache {self.url}: {error}") from error

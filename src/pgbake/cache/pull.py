@@ -39,6 +39,9 @@ _LARGE_AT_ONCE = 2
 _SMALL = 1 << 20
 _BLOCK = 1 << 19
 _BLOCKS = 4
+#: Bytes of NARs from which on the disk is kept at work meanwhile, and seconds between two flushes.
+_FLUSHED = 64 << 20
+_FLUSH_EVERY = 0.2
 _REPORT_EVERY = 0.1  # seconds
 
 
@@ -120,7 +123,7 @@ class Puller:
         unpacked: dict[StorePath, tuple[Offer, ExitStack]] = {}
         there: set[StorePath] = set()
         running: dict[Future[tuple[Offer | None, ExitStack]], StorePath] = {}
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_AT_ONCE) as pool, self._flushing(offers):
             try:
                 # Those first that others wait for: nobody holds the lock of a path while another process
                 # waits for it with something that this path needs.
@@ -152,6 +155,27 @@ class Puller:
                     remove_tree(self.store.physical(path))  # what it needs did not come
                     locks.close()
         return brought
+
+    @contextmanager
+    def _flushing(self, offers: Mapping[StorePath, list[Offer]]) -> Iterator[None]:
+        """Write to disk while more is unpacked: before a path is registered all of it must be there."""
+        if sum(found[0].info.nar_size for found in offers.values()) < _FLUSHED:
+            yield
+            return
+        ended = threading.Event()
+
+        def flush() -> None:
+            while not ended.wait(_FLUSH_EVERY):
+                with suppress(PgbakeError):  # told when it is registered
+                    self.store.flush()
+
+        thread = threading.Thread(target=flush, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _needs(self, offers: Mapping[StorePath, list[Offer]], path: StorePath) -> frozenset[StorePath]:
         return (offers[path][0].info.references & offers.keys()) - {path}

@@ -40,9 +40,10 @@ def open_source(url: str, priority: int | None = None) -> Source:
 def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool = True) -> Substituters | None:
     """Return the caches to take paths from: those named, else those of the settings; None where there are none.
 
-    :param check_signatures: off, what nobody trusted has signed is taken as well.
+    :param check_signatures: off, what nobody trusted has signed is taken as well, and bundles need no statements.
     """
     from pgbake.cache.localsource import SCHEME, LocalSource
+    from pgbake.cache.statements import demanding
     from pgbake.cache.substituters import Substituters, by_priority
     from pgbake.project import nix_has_taken_over
 
@@ -63,8 +64,9 @@ def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool =
     if not check_signatures:
         import dataclasses
 
-        trust = dataclasses.replace(trust, require_signatures=False)
-    return Substituters(by_priority(caches, problems), trust.check, problems)
+        trust = dataclasses.replace(trust, require_signatures=False, statements=())
+    caches = by_priority(caches, problems)
+    return Substituters(caches, demanding(trust, caches), problems)
 
 
 def tell_problems(app: App, problems: Iterable[PgbakeError]) -> None:

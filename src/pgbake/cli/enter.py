@@ -35,4 +35,4 @@ def command(app: App, name: str, program: tuple[str, ...]) -> None:
     derivation = choose(bundle, [name])[name]
     if not program:
         app.note(f"the build directory of {derivation.name}; leave with exit. Its script is in $script")
-    enter(app.store, derivation, program or ("/usr/bin/bash", "--norc", "-i"))
+    enter(app.store, derivation, program or ("/usr/bin/bash", "--norc", "-i"), bundle.graph.derivations.__getitem__)

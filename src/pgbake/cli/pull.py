@@ -45,6 +45,7 @@ def command(
     named at the end, and the next one is asked.
     """
     from pgbake.cache.pull import pull
+    from pgbake.cache.statements import is_bundle, take_statements
     from pgbake.cache.substituters import Substituters
     from pgbake.cli.caches import amount, count, name_paths, substituters, tell_problems
 
@@ -68,6 +69,8 @@ def command(
     begin = time.monotonic()
     with app.reporting() as report:
         result = pull(app.store, caches, goals, report)
+        for path in filter(is_bundle, set(goals) & {path for path, _ in result.pulled}):
+            take_statements(app.store, caches.caches, path)
     link = out_link or (app.directory / "result" if not names else None)
     if link is not None and not no_link:
         app.store.link_root(link, goals[0])

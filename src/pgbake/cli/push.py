@@ -31,6 +31,10 @@ Examples:
     "--key", "keys", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="Secret key to sign with; else that of PGBAKE_SECRET_KEY.",
 )  # fmt: skip
+@click.option(
+    "--statement", "statements", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Signed statement to put beside the path that it is about; those that are kept here go along by themselves.",
+)  # fmt: skip
 @click.option("--level", type=click.IntRange(1, 19), default=3, show_default=True, help="Of zstd's compression.")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, and send nothing.")
 @json_option
@@ -41,6 +45,7 @@ def command(
     urls: tuple[str, ...],
     what: str,
     keys: tuple[Path, ...],
+    statements: tuple[Path, ...],
     level: int,
     dry_run: bool,
     as_json: bool,
@@ -52,9 +57,11 @@ def command(
     only. A push that was stopped is taken up where it was by the next.
     """
     from pgbake.cache.push import push, survey
+    from pgbake.cache.statements import bring_statements
     from pgbake.cli.app import human_size
     from pgbake.cli.caches import amount, count, name_paths, open_cache, settings
     from pgbake.signing import secret_keys
+    from pgbake.store.statements import keep_file
 
     targets = list(urls) or [cache.url for cache in settings(app).caches if cache.push]
     if not targets:
@@ -71,6 +78,8 @@ def command(
         paths = name_paths(app, names)
         if lacking := [path for path in paths if path not in app.store.valid(paths)]:
             raise ManifestError(f"{lacking[0]} is not in the store", hint="run `pgbake build` first")
+    for file in statements:
+        keep_file(app.store, file, paths, dry_run=dry_run)
     answers = []
     for url in targets:
         cache = open_cache(url)
@@ -90,6 +99,7 @@ def command(
             continue
         with app.reporting() as report:
             result = push(app.store, cache, paths, signing, report, level=level, found=found)
+        stated = bring_statements(app.store, cache, paths)
         answers.append(
             {
                 "cache": cache.url,
@@ -99,12 +109,15 @@ def command(
                 "nar-bytes": result.nar_size,
                 "file-bytes": result.file_size,
                 "unsigned": [str(path) for path in result.unsigned],
+                "statements": stated,
             }
         )
         if not as_json:
             moved = amount(result.nar_size, result.file_size, time.monotonic() - begin)
             sent = f"{len(result.sent)} sent" + (f", {moved}" if result.sent else "")
             app.say(f"{cache.url}: {len(result.present)} present, {sent}, {len(result.skipped)} skipped")
+            if stated:
+                app.say(f"{cache.url}: {count(stated, 'statement')} sent")
         if result.unsigned:
             app.note(
                 f"warning: {count(len(result.unsigned))} bear no signature: nobody will take them; "

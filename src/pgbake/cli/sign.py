@@ -18,7 +18,7 @@ Examples:
   pgbake sign --key FILE /nix/store/DIGEST-NAME
   PGBAKE_SECRET_KEY="$KEY" pgbake sign                    as in CI""",
 )
-@click.argument("paths", nargs=-1, metavar="[PATH...]")
+@click.argument("names", nargs=-1, metavar="[NAME|PATH]...")
 @click.option(
     "--key", "files", type=click.Path(dir_okay=False, path_type=Path), multiple=True, metavar="FILE",
     help="Sign with this secret key; may be given several times [default: those in PGBAKE_SECRET_KEY].",
@@ -26,23 +26,21 @@ Examples:
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be signed.")
 @json_option
 @pass_app
-def command(app: App, paths: tuple[str, ...], files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
-    """Sign the bundle, or the store paths named, and all that they refer to.
+def command(app: App, names: tuple[str, ...], files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
+    """Sign the bundle of the manifest, its packages NAME, or store paths PATH, and all that they refer to.
 
     The signatures are kept in the store's database, where Nix has them too, and go along with each push. `pgbake push
     --key` signs only what it sends.
     """
-    from pgbake.cli.goals import require_built
+    from pgbake.cli.caches import count, name_paths
     from pgbake.errors import ManifestError
-    from pgbake.formats.storepath import StorePath
     from pgbake.signing import secret_keys, sign_paths, signatures_of
 
-    goals = [StorePath.parse(text) for text in paths] or [require_built(app).path]
     with app.reporting() as report:
         keys = secret_keys(files, report)
     if not keys:
         raise ManifestError("no key is named", hint="make one with `pgbake keygen NAME`, then sign with --key FILE")
-    infos = app.store.closure(goals)
+    infos = app.store.closure(name_paths(app, names))
     if dry_run:
         gained = {
             path: sum(str(signature) not in info.signatures for signature in signatures_of(info, keys))
@@ -60,5 +58,5 @@ def command(app: App, paths: tuple[str, ...], files: tuple[Path, ...], dry_run: 
         )
         return
     new = sum(1 for count in gained.values() if count)
-    names = ", ".join(key.name for key in keys)
-    app.say(f"{'would sign' if dry_run else 'signed'} {new} of {len(gained)} paths as {names}")
+    done = "would sign" if dry_run else "signed"
+    app.say(f"{done} {new} of {count(len(gained))} as {', '.join(key.name for key in keys)}")

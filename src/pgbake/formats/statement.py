@@ -191,7 +191,7 @@ class SignedStatement:
             trusted = ", ".join(sorted({key.name for key in keys.keys})) or "none"
             raise PgbakeError(
                 f"{what} is signed by {bears}; trusted keys: {trusted}",
-                hint='add the public key of whom you trust to the manifest: [trust] keys = ["NAME:..."]',
+                hint='add the public key of whom you trust to the manifest, below [trust]: keys = ["NAME:..."]',
             )
         if (said.path, said.kind) != (path, kind):
             raise PgbakeError(f"{what} is about something else: {said.kind} of {said.path}")

@@ -348,10 +348,14 @@ class LocalStore:
     ) -> None:
         """Register placed paths as valid, their contents being on disk first; see :meth:`Database.register`."""
         infos = list(infos)  # placing may happen only now, while they are made
-        self._flush()
+        self.flush()
         self.database.register(infos, outputs)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Bring to disk what was written to the store.
+
+        :raises HostError: the disk is full, or fails.
+        """
         # One syncfs for the whole file system instead of one fsync a file: a path that the database
         # calls valid must not come back empty after a power cut.
         descriptor = os.open(self.store_dir, os.O_RDONLY | os.O_DIRECTORY)
@@ -403,7 +407,13 @@ class LocalStore:
         return self._add(path, ca, lambda target: _write(target, contents), None, references, outputs)
 
     def add_derivation(self, derivation: Derivation) -> StorePath:
-        """Write a derivation's ``.drv`` into the store, its inputs being there, and return its path."""
+        """Write a derivation's ``.drv`` into the store, and return its path.
+
+        It is left out where something that it refers to is not there: a package that came from a cache has neither
+        its derivation nor its build root here.
+        """
+        if self.valid(derivation.references) != derivation.references:
+            return derivation.path
         return self.add_text(derivation.path, derivation.to_aterm(), derivation.references, derivation.output_paths)
 
     def derivation(self, path: StorePath) -> Derivation:
