@@ -2,7 +2,8 @@
 
 Paths travel at the same time, what others refer to first. Each goes from the cache through decompression and sha256
 straight to disk, and is moved to its place only when hash and size are those that were signed; it is registered,
-together with others that are ready, when all that it refers to is. A pull that is killed keeps what was registered.
+together with others that are ready, when all that it refers to is. A pull that fails or is killed keeps what was
+registered.
 """
 
 from __future__ import annotations
@@ -133,12 +134,17 @@ class Puller:
             except BaseException:
                 self.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-                for future in running:
+                for future, path in running.items():
                     if not future.cancelled() and future.exception() is None:
-                        future.result()[1].close()
+                        offer, locks = future.result()
+                        if offer is not None:
+                            unpacked[path] = offer, locks
+                with suppress(Exception):  # what is whole is kept for the next pull
+                    self._register(unpacked, waits, there)
                 raise
             finally:
-                for _, locks in unpacked.values():
+                for path, (_, locks) in unpacked.items():
+                    remove_tree(self.store.physical(path))  # what it needs did not come
                     locks.close()
         return brought
 

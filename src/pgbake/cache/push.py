@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from pgbake.cache.cache import CACHE_INFO, OWN_INFO, BinaryCache, in_parallel, narinfo_name
+from pgbake.cache.cache import CACHE_INFO, OWN_INFO, BinaryCache, Damaged, in_parallel, narinfo_name
 from pgbake.cache.compression import LEVEL, compressor
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index, change_index, load_index
@@ -136,12 +136,8 @@ def _known(cache: BinaryCache, index: Index, paths: Iterable[StorePath]) -> dict
         try:
             info = index.get(path.digest)
             return info if info is not None and info.path == path else cache.narinfo(path)
-        except FormatError:
+        except (FormatError, Damaged):
             return None
-        except CacheError as error:
-            if isinstance(error.__context__, FormatError | UnicodeDecodeError):
-                return None
-            raise
 
     paths = list(paths)
     return dict(zip(paths, in_parallel(narinfo, paths), strict=True))
@@ -319,9 +315,7 @@ class _Sender:
                 file_sha256 = self._compress(info, file, id)
             size = file.tell()
             name = f"nar/{base32.encode(file_sha256)}.nar.zst"
-            if path in self.damaged and self.cache.objects.has(name) not in (None, size):
-                self.cache.objects.delete([name])  # else it would be taken for the same
-            self.cache.objects.put_file(name, file)
+            self.cache.objects.put_file(name, file, replace=path in self.damaged)
         return NarInfo(
             path=path,
             url=name,
