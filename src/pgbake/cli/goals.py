@@ -56,12 +56,16 @@ def realise_goals(
     :raises HostError: something is to be built for another system than this machine's.
     """
     from pgbake.cache.pull import Ungiven
-    from pgbake.cli.caches import substituters, tell_problems
+    from pgbake.cli.caches import substituters, tell_problems, tell_refusals
 
     goals = list(goals)
     caches = substituters(app) if substitute else None
+    told = False
     while True:
         plan = make_plan(graph, goals, app.store, caches)
+        if caches is not None and not told:
+            tell_refusals(app, caches)
+            told = True
         if plan.empty:
             app.store.sweep()
             break
@@ -117,6 +121,7 @@ def realise_inputs(app: App, graph: Graph, wanted: Set[StorePath]) -> None:
     from pgbake.cli.caches import substituters, tell_problems
 
     caches = substituters(app)
+    app.store.temp_roots.add(*wanted)
     missing = wanted - app.store.valid(wanted)
     offers = caches.offers(missing) if caches is not None and missing else {}
     plan = Plan(missing_inputs(graph, missing - offers.keys(), app.store), (), (), offers)

@@ -31,11 +31,12 @@ _VERBS = {
     "unpack": ("unpacking", "unpacked"),
     "build": ("building", "built"),
     "start": ("starting", "started"),
+    "push": ("pushing", "pushed"),
+    "pull": ("pulling", "pulled"),
     "delete": ("deleting", "deleted"),
     "verify": ("verifying", "verified"),
     "optimise": ("optimising", "optimised"),
-    "push": ("pushing", "pushed"),
-    "pull": ("pulling", "pulled"),
+    "sign": ("signing", "signed"),
 }
 
 

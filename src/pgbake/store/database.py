@@ -18,7 +18,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -292,39 +292,8 @@ class Database:
         :raises HostError: the disk is full.
         """
         infos = list(infos)
-        now = int(time.time())
         with self._transaction() as db:
-            numbers: dict[StorePath, int] = {}
-            for info in infos:
-                row = db.execute(
-                    "insert into ValidPaths"
-                    " (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
-                    " values (?, ?, ?, ?, ?, ?, ?, ?)"
-                    " on conflict (path) do update set hash = excluded.hash, narSize = excluded.narSize,"
-                    " ultimate = excluded.ultimate, sigs = excluded.sigs, ca = excluded.ca returning id",
-                    (
-                        str(info.path),
-                        f"sha256:{info.nar_sha256.hex()}",
-                        now,
-                        str(info.deriver) if info.deriver else None,
-                        info.nar_size,
-                        1 if info.ultimate else None,
-                        " ".join(info.signatures) or None,
-                        info.ca,
-                    ),
-                ).fetchone()
-                numbers[info.path] = row[0]
-                for name, path in (outputs or {}).get(info.path, {}).items():
-                    db.execute("insert or replace into DerivationOutputs values (?, ?, ?)", (row[0], name, str(path)))
-            for info in infos:
-                for reference in info.references:
-                    number = numbers.get(reference)
-                    if number is None:
-                        row = db.execute("select id from ValidPaths where path = ?", (str(reference),)).fetchone()
-                        if row is None:
-                            raise StoreError(f"{info.path} refers to {reference}, which is not in the store")
-                        number = row[0]
-                    db.execute("insert or ignore into Refs values (?, ?)", (numbers[info.path], number))
+            _register(db, infos, outputs or {})
 
     def add_signatures(self, new: Mapping[StorePath, Iterable[str]]) -> None:
         """Add signatures to those that valid paths bear, in one transaction; a path that is not valid is left out."""
@@ -352,7 +321,44 @@ class Database:
             db.execute(
                 "delete from Refs where referrer = (select id from ValidPaths where path = ?)", (str(info.path),)
             )
-        self.register([info])
+            _register(db, [info], {})
+
+
+def _register(
+    db: sqlite3.Connection, infos: Sequence[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]]
+) -> None:
+    now = int(time.time())
+    numbers: dict[StorePath, int] = {}
+    for info in infos:
+        row = db.execute(
+            "insert into ValidPaths"
+            " (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?)"
+            " on conflict (path) do update set hash = excluded.hash, narSize = excluded.narSize,"
+            " ultimate = excluded.ultimate, sigs = excluded.sigs, ca = excluded.ca returning id",
+            (
+                str(info.path),
+                f"sha256:{info.nar_sha256.hex()}",
+                now,
+                str(info.deriver) if info.deriver else None,
+                info.nar_size,
+                1 if info.ultimate else None,
+                " ".join(info.signatures) or None,
+                info.ca,
+            ),
+        ).fetchone()
+        numbers[info.path] = row[0]
+        for name, path in outputs.get(info.path, {}).items():
+            db.execute("insert or replace into DerivationOutputs values (?, ?, ?)", (row[0], name, str(path)))
+    for info in infos:
+        for reference in info.references:
+            number = numbers.get(reference)
+            if number is None:
+                row = db.execute("select id from ValidPaths where path = ?", (str(reference),)).fetchone()
+                if row is None:
+                    raise StoreError(f"{info.path} refers to {reference}, which is not in the store")
+                number = row[0]
+            db.execute("insert or ignore into Refs values (?, ?)", (numbers[info.path], number))
 
 
 def _info(row: tuple[object, ...], references: Iterable[str]) -> PathInfo:
