@@ -7,7 +7,10 @@ Debian's ``nix-bin`` and what it needs are downloaded by apt and unpacked once i
       nix-VERSION/                a root of unpacked packages: usr/, etc/, and no maintainer script ever run
 
 Each :class:`Oracle` has a directory of its own that its Nix sees as ``/nix``, in a mount namespace whose
-root is that unpacked tree. Neither the machine's ``/nix`` nor its packages are touched.
+root is that unpacked tree. Neither the machine's ``/nix`` nor its packages are touched. The network is the machine's:
+servers on loopback are reached.
+
+:func:`newer_nix` gives the tree of a later Debian release in the same form; see `tests.debian`.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from pgbake.errors import PgbakeError
 from pgbake.formats import nar
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
+from pgbake.store.local import remove_tree
 from tests.cache import test_cache
+from tests.debian import debian_tree
 
 # nix-bin's own dependencies assume the essential packages. mount brings umount, which leaves the old root;
 # bubblewrap and the static busybox are for tests that build something.
@@ -120,8 +126,7 @@ class Oracle:
 
     def remove(self) -> None:
         """Remove the store and all else below ``root``."""
-        subprocess.run(["chmod", "-R", "u+w", self.root], check=True)
-        subprocess.run(["rm", "-r", self.root], check=True)
+        remove_tree(self.root)  # modes of files stay: they may be links to those of another store
 
     def import_files(self, files: Iterable[TextFile]) -> None:
         """Add files under their paths, which Nix checks: of a ``.drv`` its outputs' paths too.
@@ -169,6 +174,28 @@ mount --rbind /dev dev; mount -t proc proc proc
 _LEAVE = """
 pivot_root . old; cd /; umount -l /old; rmdir /old; exec "$@"
 """
+
+
+def newer_nix(suite: str = "trixie") -> Path:
+    """Return a tree with the Nix of a later release in it (trixie: 2.26, sid: 2.34), after making it if need be.
+
+    :raises OracleUnavailable: no mirror delivers the packages.
+    """
+    try:
+        packages = debian_tree(suite, PACKAGES)
+    except PgbakeError as error:
+        raise OracleUnavailable(f"Nix of {suite}: {error}") from error
+    tree = packages.with_name(f"nix-of-{packages.name}")
+    with tree.with_name(f"{tree.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not tree.exists():
+            with tempfile.TemporaryDirectory(dir=tree.parent, prefix="unpacking-") as scratch:
+                new = Path(scratch, "tree")
+                (new / "etc").mkdir(parents=True)
+                (new / "usr").symlink_to(packages / "usr")
+                _write_accounts(new / "etc")
+                new.rename(tree)
+    return tree
 
 
 def unpacked_nix() -> Path:

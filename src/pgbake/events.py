@@ -14,7 +14,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 TaskKind = Literal[
-    "resolve", "fetch", "unpack", "build", "start", "push", "pull", "delete", "verify", "sign", "export", "import"
+    "resolve",
+    "fetch",
+    "unpack",
+    "build",
+    "start",
+    "push",
+    "pull",
+    "delete",
+    "verify",
+    "optimise",
+    "sign",
+    "export",
+    "import",
 ]
 Outcome = Literal["done", "failed", "cancelled"]
 

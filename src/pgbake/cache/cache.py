@@ -39,6 +39,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Damaged(CacheError):
+    """What a cache tells of a path is damaged, or of another path."""
+
+    def __init__(self, path: StorePath, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 def narinfo_name(path: StorePath) -> str:
     """Return the name of the object that tells of a path."""
     return f"{path.digest}.narinfo"
@@ -110,7 +118,8 @@ class BinaryCache:
     def narinfo(self, path: StorePath) -> NarInfo | None:
         """Ask for one path by name; None where the cache has none.
 
-        :raises CacheError: it refuses, does not answer, or what it has is damaged.
+        :raises CacheError: it refuses, or does not answer.
+        :raises Damaged: what it has is damaged.
         """
         name = narinfo_name(path)
         try:
@@ -119,23 +128,27 @@ class BinaryCache:
         except Missing:
             return None
         except (FormatError, UnicodeDecodeError) as error:
-            raise CacheError(f"{name} in {self.url} is damaged: {error}") from None
+            raise Damaged(path, f"{name} in {self.url} is damaged: {error}") from None
         if info.path != path:
-            raise CacheError(f"{name} in {self.url} tells of {info.path} instead of {path}")
+            raise Damaged(path, f"{name} in {self.url} tells of {info.path} instead of {path}")
         return info
 
     def open_nar(self, info: NarInfo, stop: threading.Event) -> AbstractContextManager[BinaryIO]:
         """Give the file of a NAR as a stream; see :meth:`ObjectStore.open`."""
         return self.objects.open(info.url, stop)
 
-    def query(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, NarInfo]:
+    def query(
+        self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), damaged: list[Damaged] | None = None
+    ) -> dict[StorePath, NarInfo]:
         """Return what the cache knows of paths, those that it has not left out.
 
         With an index that is one request; without one, one for each path, some at once.
 
         :param sure: those of the paths that are asked for by name where the index lacks them, for somebody may have
             added them with another tool.
-        :raises CacheError: it refuses, does not answer, or what it has is damaged.
+        :param damaged: takes the errors of paths that are left out because what the cache has of them is damaged.
+        :raises CacheError: it refuses, or does not answer.
+        :raises Damaged: what it has of a path is damaged, and ``damaged`` is None.
         """
         paths = set(paths)
         sure = set(sure)
@@ -152,7 +165,17 @@ class BinaryCache:
                 if info is not None and info.path == path:
                     found[path] = info
             asked = sure - found.keys()
-        found |= {info.path: info for info in in_parallel(self.narinfo, asked) if info is not None}
+
+        def ask(path: StorePath) -> NarInfo | None:
+            try:
+                return self.narinfo(path)
+            except Damaged as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
+                return None
+
+        found |= {info.path: info for info in in_parallel(ask, asked) if info is not None}
         return found
 
 

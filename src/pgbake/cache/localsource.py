@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qsl
 
+from pgbake.cache.cache import Damaged
 from pgbake.errors import CacheError, FormatError, StoreError
 from pgbake.formats.keys import Signature
 from pgbake.formats.narinfo import NarInfo
@@ -51,7 +52,9 @@ class LocalSource:
         except (OSError, StoreError) as error:
             raise CacheError(f"{url} cannot be read: {error}") from error
 
-    def query(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, NarInfo]:
+    def query(
+        self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), _damaged: list[Damaged] | None = None
+    ) -> dict[StorePath, NarInfo]:
         """Return what is valid there of paths; see :meth:`pgbake.cache.cache.BinaryCache.query`."""
         found = {}
         for path in {*paths, *sure}:

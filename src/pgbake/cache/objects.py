@@ -267,11 +267,14 @@ class ObjectStore:
         except OSError as error:
             raise host_error(error, f"cannot write to {self.local or tempfile.gettempdir()}") from error
 
-    def put_file(self, name: str, file: BinaryIO, told: Callable[[int], object] | None = None) -> None:
+    def put_file(
+        self, name: str, file: BinaryIO, told: Callable[[int], object] | None = None, *, replace: bool = False
+    ) -> None:
         """Store what :meth:`spool` gave, from its begin; whoever reads sees the whole object or none.
 
         What is there already under that name is taken for the same: such objects are named by their content.
 
+        :param replace: whether what is there is known to be damaged, and replaced.
         :param told: called with the bytes sent so far.
         :raises CacheError: the server refuses, or does not answer.
         :raises HostError: the disk is full.
@@ -282,9 +285,9 @@ class ObjectStore:
             if self.local is not None and not isinstance(file, tempfile.SpooledTemporaryFile):
                 file.flush()
                 os.fsync(file.fileno())
-                self._link(file.fileno(), name)
+                self._link(file.fileno(), name, replace)
             elif self.local is not None or size <= ONE_REQUEST:
-                self.put(name, file.read(), new=True)
+                self.put(name, file.read(), new=not replace)
             else:
                 import obstore
 
@@ -294,13 +297,16 @@ class ObjectStore:
                     max_concurrency=_PARTS_AT_ONCE,
                 )  # fmt: skip
 
-    def _link(self, descriptor: int, name: str) -> None:
+    def _link(self, descriptor: int, name: str, replace: bool) -> None:
         assert self.local is not None
         target = self.local / name
         directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            link = f".{target.name}.{os.getpid()}.{threading.get_ident()}#1" if replace else target.name
             # With a descriptor for the directory Python calls linkat(), which alone follows the link in /proc.
-            os.link(f"/proc/self/fd/{descriptor}", target.name, dst_dir_fd=directory, follow_symlinks=True)
+            os.link(f"/proc/self/fd/{descriptor}", link, dst_dir_fd=directory, follow_symlinks=True)
+            if replace:
+                os.rename(link, target.name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
         except FileExistsError:
             raise Exists from None
@@ -405,8 +411,8 @@ class ObjectStore:
             yield
         except (Missing, Exists, Changed, Unchanged, CacheError):
             raise
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise Missing from None
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise self._missing(str(error)) from None
         except PermissionError as error:
             if self.local is not None:
                 raise CacheError(f"{where}: {error.strerror}", hint="run as the owner of that directory") from error
@@ -422,7 +428,7 @@ class ObjectStore:
                 raise
             text = str(error)
             if isinstance(error, known.NotFoundError):
-                raise Missing from None
+                raise self._missing(str(error)) from None
             if isinstance(error, known.AlreadyExistsError):
                 raise Exists from None
             if isinstance(error, known.PreconditionError):
@@ -432,6 +438,11 @@ class ObjectStore:
             if isinstance(error, known.PermissionDeniedError | known.UnauthenticatedError):
                 raise self._refused(where, text) from None
             raise self._failed(where, text) from None
+
+    def _missing(self, text: str) -> Missing | CacheError:
+        if "<Code>NoSuchBucket</Code>" in text:
+            return CacheError(f"there is no bucket for {self.url}", hint="check its name and region, or make it first")
+        return Missing()
 
     def _refused(self, where: str, text: str) -> CacheError:
         status = _STATUS.search(text)

@@ -2,7 +2,8 @@
 
 Paths travel at the same time, what others refer to first. Each goes from the cache through decompression and sha256
 straight to disk, and is moved to its place only when hash and size are those that were signed; it is registered,
-together with others that are ready, when all that it refers to is. A pull that is killed keeps what was registered.
+together with others that are ready, when all that it refers to is. A pull that fails or is killed keeps what was
+registered.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 from pgbake.cache.compression import decompressed
 from pgbake.cache.incoming import SMALL, IncomingNar, register
@@ -22,7 +25,8 @@ from pgbake.errors import CacheError, FormatError, PgbakeError
 from pgbake.events import Notice, Planned, Progressed, Sink, task
 from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
-from pgbake.store.local import LocalStore
+from pgbake.store import tree
+from pgbake.store.local import LocalStore, remove_tree
 
 #: Paths under way at once, and of those how many large ones.
 _AT_ONCE = 16
@@ -78,7 +82,7 @@ def pull(
     store.temp_roots.add(*goals)
     present = store.valid(goals)
     lost = store.lost(present)
-    offers = substituters.closure([path for path in goals if path not in present] + sorted(lost), store.valid)
+    offers = substituters.closure([path for path in goals if path not in present] + sorted(lost), store.hold)
     store.temp_roots.add(*offers)
     puller = Puller(store, substituters, report, stop or threading.Event())
     brought = puller.run(offers)
@@ -130,12 +134,17 @@ class Puller:
             except BaseException:
                 self.stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-                for future in running:
+                for future, path in running.items():
                     if not future.cancelled() and future.exception() is None:
-                        future.result()[1].close()
+                        offer, locks = future.result()
+                        if offer is not None:
+                            unpacked[path] = offer, locks
+                with suppress(Exception):  # what is whole is kept for the next pull
+                    self._register(unpacked, waits, there)
                 raise
             finally:
-                for _, locks in unpacked.values():
+                for path, (_, locks) in unpacked.items():
+                    remove_tree(self.store.physical(path))  # what it needs did not come
                     locks.close()
         return brought
 
@@ -233,10 +242,7 @@ class Puller:
                 stack.enter_context(self._large)
             if self.stop.is_set():
                 raise CacheError("the pull was stopped")
-            source = stack.enter_context(offer.cache.open_nar(info, self.stop))
-            stream = stack.enter_context(decompressed(info.compression, source))
-            nar = IncomingNar(info, offer.cache.url, stream, self._teller(info), _mend(offer))
-            reader = stack.enter_context(nar.reader())
+            nar, reader = stack.enter_context(_incoming(offer, self.stop, self._teller(info)))
             self.store.receive(info.path, reader.read, lambda made: nar.verify(reader, made))
 
     def _teller(self, info: NarInfo) -> Callable[[int], None]:
@@ -249,6 +255,44 @@ class Puller:
                 self.report(Progressed(f"pull:{info.path}", done))
 
         return tell
+
+
+def fetch_tree(substituters: Substituters, path: StorePath, nar_sha256: bytes, into: Path) -> bool:
+    """Unpack a path as ``into``, which does not exist yet, from the first cache that has it with that very hash.
+
+    :param nar_sha256: raw digest of the NAR.
+    :returns: whether any has; one that gives something else is passed over.
+    :raises StoreError: it cannot be written.
+    :raises HostError: the disk is full.
+    """
+    for offer in substituters.offers([path], sure=[path]).get(path, ()):
+        if offer.info.nar_sha256 != nar_sha256:
+            continue
+        try:
+            with _incoming(offer, threading.Event(), lambda _done: None) as (nar, reader):
+                tree.restore(reader.read, into)
+                nar.verify(reader, into)
+            return True
+        except Missing:
+            problem: PgbakeError = CacheError(f"{offer.cache.url} lacks {offer.info.url} of {path}", hint=_mend(offer))
+        except (CacheError, FormatError) as error:
+            problem = error
+        substituters.problems.append(problem)
+        remove_tree(into)
+    return False
+
+
+@contextmanager
+def _incoming(
+    offer: Offer, stop: threading.Event, tell: Callable[[int], object]
+) -> Iterator[tuple[IncomingNar, BinaryIO]]:
+    """Give the NAR that is offered, and the reader of it."""
+    info = offer.info
+    with ExitStack() as stack:
+        source = stack.enter_context(offer.cache.open_nar(info, stop))
+        stream = stack.enter_context(decompressed(info.compression, source))
+        nar = IncomingNar(info, offer.cache.url, stream, tell, _mend(offer))
+        yield nar, stack.enter_context(nar.reader())
 
 
 def _mend(offer: Offer) -> str:

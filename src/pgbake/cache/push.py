@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from pgbake.cache.cache import CACHE_INFO, OWN_INFO, BinaryCache, in_parallel, narinfo_name
+from pgbake.cache.cache import CACHE_INFO, OWN_INFO, BinaryCache, Damaged, in_parallel, narinfo_name
 from pgbake.cache.compression import LEVEL
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index, change_index, load_index
@@ -134,12 +134,8 @@ def _known(cache: BinaryCache, index: Index, paths: Iterable[StorePath]) -> dict
         try:
             info = index.get(path.digest)
             return info if info is not None and info.path == path else cache.narinfo(path)
-        except FormatError:
+        except (FormatError, Damaged):
             return None
-        except CacheError as error:
-            if isinstance(error.__context__, FormatError | UnicodeDecodeError):
-                return None
-            raise
 
     paths = list(paths)
     return dict(zip(paths, in_parallel(narinfo, paths), strict=True))
@@ -317,9 +313,7 @@ class _Sender:
                 file_sha256 = compress_nar(self.store, info, file, self._teller(id), self.level)
             size = file.tell()
             name = f"nar/{base32.encode(file_sha256)}.nar.zst"
-            if path in self.damaged and self.cache.objects.has(name) not in (None, size):
-                self.cache.objects.delete([name])  # else it would be taken for the same
-            self.cache.objects.put_file(name, file)
+            self.cache.objects.put_file(name, file, replace=path in self.damaged)
         return NarInfo(
             path=path,
             url=name,

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
-from pgbake.cache.cache import in_parallel
+from pgbake.cache.cache import Damaged, in_parallel
 from pgbake.errors import CacheError, PgbakeError
 from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
@@ -32,7 +32,9 @@ class Source(Protocol):
     def priority(self) -> int:
         """Lower is asked first."""
 
-    def query(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, NarInfo]:
+    def query(
+        self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), damaged: list[Damaged] | None = None
+    ) -> dict[StorePath, NarInfo]:
         """Return what it has; see :meth:`pgbake.cache.cache.BinaryCache.query`."""
 
     def open_nar(self, info: NarInfo, stop: threading.Event) -> AbstractContextManager[BinaryIO]:
@@ -66,6 +68,7 @@ class Substituters:
     refused: dict[StorePath, PgbakeError] = field(default_factory=dict)
     _known: dict[StorePath, list[Offer]] = field(default_factory=dict)
     _broken: set[Source] = field(default_factory=set)
+    _named: set[tuple[Source, type[PgbakeError]]] = field(default_factory=set)
 
     def offers(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, list[Offer]]:
         """Return who offers each path, in the order of the caches; a path that nobody offers is left out.
@@ -81,13 +84,17 @@ class Substituters:
         def ask(cache: Source) -> Mapping[StorePath, NarInfo]:
             if cache in self._broken:
                 return {}
+            damaged: list[Damaged] = []
             try:
-                return cache.query(missing, sure & missing)
+                return cache.query(missing, sure & missing, damaged)
             except CacheError as error:
                 # One that fails is not asked again in this run: each further question would cost its time-out.
                 self._broken.add(cache)
                 self.problems.append(error)
                 return {}
+            finally:
+                for each in damaged:
+                    self._refuse(cache, each.path, each)
 
         answers = in_parallel(ask, self.caches) if missing else []
         for path in missing:
@@ -99,12 +106,18 @@ class Substituters:
                     if not cache.trusted:
                         self.check(info, cache.url)
                 except PgbakeError as error:
-                    self.refused[path] = error
+                    self._refuse(cache, path, error)
                 else:
                     found.append(Offer(cache, info))
             if found:
                 self._known[path] = found
         return {path: self._known[path] for path in paths if self._known.get(path)}
+
+    def _refuse(self, cache: Source, path: StorePath, error: PgbakeError) -> None:
+        self.refused[path] = error
+        if (cache, type(error)) not in self._named:
+            self._named.add((cache, type(error)))
+            self.problems.append(error)
 
     def closure(
         self, goals: Iterable[StorePath], valid: Callable[[Iterable[StorePath]], set[StorePath]]
@@ -128,6 +141,10 @@ class Substituters:
             wave = {reference for path in offers for reference in offers[path][0].info.references}
         return found
 
+    def unbelieved(self) -> dict[StorePath, PgbakeError]:
+        """Return the paths that caches have, and that none of them has in a form that is to be believed, and why."""
+        return {path: self.refused[path] for path in sorted(self.refused) if path not in self._known}
+
     def give_up(self, path: StorePath) -> None:
         """Take no offer of a path any more: what all of them gave was wrong."""
         self._known[path] = []
@@ -137,6 +154,13 @@ class Substituters:
         if path in self.refused:
             return self.refused[path]
         what = f"{path}" if named_by in (None, path) else f"{path}, which {named_by} refers to,"
+        if self.problems and self._broken >= set(self.caches):
+            *others, last = self.problems
+            return CacheError(
+                f"no cache answers that was asked for {what}: {last}",
+                detail="\n".join(str(problem) for problem in others) or None,
+                hint=last.hint,
+            )
         if not self.caches:
             return CacheError(
                 f"{what} is not in the store, and no cache is known",

@@ -48,6 +48,13 @@ COMMANDS = {
         "run": "Run one program with the bundle's own first in PATH.",
         "shell": "Open a shell with the bundle's programs in PATH.",
     },
+    "The store": {
+        "gc": "Delete what nothing needs any more.",
+        "roots": "List what keeps paths from being deleted, and who holds it.",
+        "verify": "Look for damage in the store.",
+        "repair": "Bring damaged paths back.",
+        "optimise": "Save space: make equal files hard links of one another.",
+    },
     "Health": {
         "doctor": "Say what of this machine stands in the way, and what to type.",
     },
