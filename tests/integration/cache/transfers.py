@@ -145,7 +145,9 @@ def check_cache(objects: dict[str, Callable[[], bytes]], closure: Iterable[Store
 def check_directory(cache: Path, closure: Iterable[StorePath] = ()) -> set[StorePath]:
     """See :func:`check_cache`; nothing of an interrupted write may lie there, either."""
     files = {str(file.relative_to(cache)): file for file in cache.rglob("*") if file.is_file()}
-    assert all(name == "nix-cache-info" or name.endswith((".narinfo", ".nar.zst", NAME)) for name in files), files
+    ours = ("nix-cache-info", NAME, "pgbake-lease", ".pgbake-lease")
+    left = [name for name in files if name not in ours and not name.endswith((".narinfo", ".nar.zst"))]
+    assert all(name.startswith("roots/") and name.endswith(".runtime.json") for name in left), left
     return check_cache({name: file.read_bytes for name, file in files.items()}, closure)
 
 
