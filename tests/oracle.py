@@ -31,6 +31,7 @@ from pgbake.errors import PgbakeError
 from pgbake.formats import nar
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
+from pgbake.store.local import remove_tree
 from tests.cache import test_cache
 from tests.debian import debian_tree
 
@@ -125,8 +126,7 @@ class Oracle:
 
     def remove(self) -> None:
         """Remove the store and all else below ``root``."""
-        subprocess.run(["chmod", "-R", "u+w", self.root], check=True)
-        subprocess.run(["rm", "-r", self.root], check=True)
+        remove_tree(self.root)  # modes of files stay: they may be links to those of another store
 
     def import_files(self, files: Iterable[TextFile]) -> None:
         """Add files under their paths, which Nix checks: of a ``.drv`` its outputs' paths too.

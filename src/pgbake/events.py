@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-TaskKind = Literal["resolve", "fetch", "unpack", "build", "start", "push", "pull"]
+TaskKind = Literal[
+    "resolve", "fetch", "unpack", "build", "start", "push", "pull", "delete", "verify", "optimise", "sign"
+]
 Outcome = Literal["done", "failed", "cancelled"]
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pgbake.bundle.merge import Bundle, lower_bundle
-from pgbake.errors import ManifestError
+from pgbake.errors import ManifestError, StoreError
 from pgbake.files import read_hint
 from pgbake.formats.system import SYSTEMS, System, host_system
 from pgbake.inputs.mirrors import Mirrors, host_mirrors, manifest_mirrors
@@ -38,9 +38,18 @@ def store_root(option: Path | None) -> Path:
     """Return the root of the store to use: as named, else ``/`` for root and one of their own for others.
 
     Where a real Nix owns ``/nix``, root has a store of its own as well: nothing of Nix's is written.
+
+    :raises StoreError: the store named is Nix's.
     """
     if option is not None:
-        return option.absolute()
+        root = option.absolute()
+        if nix_owns_the_store() and _is_same(root / "nix", Path("/nix")):
+            raise StoreError(
+                f"the store at {root / 'nix/store'} belongs to Nix, which is installed on this machine",
+                hint="leave --store (and PGBAKE_STORE) away, and pgbake uses a store of its own; "
+                "`nix-store --gc`, `--verify` and `--optimise` care for Nix's",
+            )
+        return root
     if os.geteuid() == 0 and not nix_owns_the_store():
         return Path("/")
     return data_dir() / "store"
@@ -55,6 +64,10 @@ def nix_owns_the_store() -> bool:
     """Whether a real Nix is installed on this machine: its daemon listens, or its programs are there."""
     signs = ("/nix/var/nix/daemon-socket/socket", "/nix/var/nix/profiles/default/bin/nix-store")
     return shutil.which("nix-store") is not None or any(os.path.lexists(sign) for sign in signs)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,16 @@ def why(derivation: Derivation, store: LocalStore) -> str:
 def make_plan(graph: Graph, goals: Iterable[StorePath], store: LocalStore, caches: Substituters | None = None) -> Plan:
     """Find what is missing for the goals, which are derivations of ``graph``.
 
+    What is there of the graph is kept from collectors from now on: the plan stays true until it is carried out.
+
     What is valid is not looked into further: a package whose outputs are there needs neither its build
     root nor its sources. What it refers to is: somebody may have deleted a part of the store by hand. The same
     holds for a package that a cache has.
 
     :param caches: asked, all at once, for whatever may be missing; None asks nobody.
     """
+    outputs = {path for derivation in graph.derivations.values() for path in derivation.output_paths.values()}
+    store.temp_roots.add(*graph.derivations, *graph.inputs, *outputs)
     return _Planner(graph, store, caches).plan(list(goals))
 
 
@@ -166,7 +170,7 @@ class _Planner:
         inputs: set[StorePath] = set()
         wave = set(paths)
         while wave := wave - found.keys() - self._substitutes.keys() - inputs:
-            wave -= self._store.valid(wave)
+            wave -= self._store.hold(wave)
             offers = self._caches.offers(wave, sure=() if wave <= set(paths) else wave)
             lacking = wave - offers.keys()
             if not lacking <= self._graph.inputs.keys() or lacking & set(paths):

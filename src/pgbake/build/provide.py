@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,25 +47,52 @@ class Provider:
         """
         if self.store.valid([item.path]):  # another process was faster
             return
-        stop = threading.Event()
-        self._stops.append(stop)
-        files = fetch(item.pins, self.mirrors(), self.downloads, self.report, stop=stop)
+        files, stop = self._fetched(item)
         if item.kind == "source":
             ((name, pin),) = item.pins.items()
             self.store.add_file(item.path.name, bytes.fromhex(pin.sha256), files[name])
-        elif item.kind == "root":
-            self._add_tree(item, lambda into: make_build_root(files, into, self.report), stop)
-        else:
-            ((name, pin),) = item.pins.items()
-            rules = self.catalogue.import_rules(name)
-            with task(self.report, f"unpack:{item.path}", "unpack", f"{name} {pin.version}"):
-                self._add_tree(item, lambda into: import_runtime(files[name], into, *rules), stop)
-
-    def _add_tree(self, item: Input, fill: Callable[[Path], None], stop: threading.Event) -> None:
-        assert item.tree is not None
+            return
 
         def waiting(holder: str) -> None:
             what = f"build root {item.name}" if item.kind == "root" else item.name
             self.report(Notice("info", f"{what} is being unpacked by {holder}; waiting for it"))
 
-        self.store.add_source(item.path.name, item.tree, fill, waiting, stop.is_set)
+        assert item.tree is not None
+        with self._unpacking(item):
+            self.store.add_source(
+                item.path.name, item.tree, lambda into: self._fill(item, files, into), waiting, stop.is_set
+            )
+
+    def remake(self, item: Input, into: Path) -> None:
+        """Make an input's tree once more, outside of the store's paths, for one that is damaged there.
+
+        :raises InputError: see :meth:`provide`.
+        """
+        files, _ = self._fetched(item)
+        with self._unpacking(item):
+            self._fill(item, files, into)
+
+    def _fetched(self, item: Input) -> tuple[dict[str, Path], threading.Event]:
+        stop = threading.Event()
+        self._stops.append(stop)
+        return fetch(item.pins, self.mirrors(), self.downloads, self.report, stop=stop), stop
+
+    @contextmanager
+    def _unpacking(self, item: Input) -> Iterator[None]:
+        """Report the unpacking of a package; build roots report their own."""
+        if item.kind != "runtime":
+            yield
+            return
+        ((name, pin),) = item.pins.items()
+        with task(self.report, f"unpack:{item.path}", "unpack", f"{name} {pin.version}"):
+            yield
+
+    def _fill(self, item: Input, files: Mapping[str, Path], into: Path) -> None:
+        if item.kind == "root":
+            make_build_root(files, into, self.report)
+            return
+        ((name, file),) = files.items()
+        if item.kind == "source":
+            shutil.copyfile(file, into)
+        else:
+            import_runtime(file, into, *self.catalogue.import_rules(name))

@@ -42,8 +42,6 @@ def realise(
     if plan.empty:
         return
     store.require_writable()
-    store.temp_roots.add(*(path for derivation in plan.reused for path in derivation.output_paths.values()))
-    store.temp_roots.add(*(path for derivation in plan.builds for path in derivation.input_srcs))
     for derivation in plan.reused:
         if store.database.valid([derivation.path]):
             # Whoever deleted it from the store took what builds read their inputs from.

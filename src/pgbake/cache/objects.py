@@ -257,8 +257,10 @@ class ObjectStore:
             if self.local is not None:
                 directory = (self.local / name).parent
                 directory.mkdir(parents=True, exist_ok=True)
-                with suppress(OSError):
+                descriptor = -1
+                with suppress(OSError):  # file systems without such files
                     descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644)
+                if descriptor >= 0:
                     with os.fdopen(descriptor, "w+b") as file:
                         yield file
                     return

@@ -8,9 +8,6 @@ registered.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,25 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from pgbake.cache.compression import decompressed, is_damage
+from pgbake.cache.compression import decompressed
+from pgbake.cache.incoming import SMALL, IncomingNar, path_info
 from pgbake.cache.objects import Missing
 from pgbake.cache.substituters import Offer, Substituters
 from pgbake.errors import CacheError, FormatError, PgbakeError
 from pgbake.events import Notice, Planned, Progressed, Sink, task
-from pgbake.formats.contentaddress import ContentAddress
 from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
 from pgbake.store import tree
-from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore, remove_tree
 
 #: Paths under way at once, and of those how many large ones.
 _AT_ONCE = 16
 _LARGE_AT_ONCE = 2
-#: Bytes of a NAR up to which it is read whole before it is unpacked.
-_SMALL = 1 << 20
-_BLOCK = 1 << 19
-_BLOCKS = 4
 #: Bytes of NARs from which on the disk is kept at work meanwhile, and seconds between two flushes.
 _FLUSHED = 64 << 20
 _FLUSH_EVERY = 0.2
@@ -90,7 +82,7 @@ def pull(
     store.temp_roots.add(*goals)
     present = store.valid(goals)
     lost = store.lost(present)
-    offers = substituters.closure([path for path in goals if path not in present] + sorted(lost), store.valid)
+    offers = substituters.closure([path for path in goals if path not in present] + sorted(lost), store.hold)
     store.temp_roots.add(*offers)
     puller = Puller(store, substituters, report, stop or threading.Event())
     brought = puller.run(offers)
@@ -152,7 +144,8 @@ class Puller:
                 raise
             finally:
                 for path, (_, locks) in unpacked.items():
-                    remove_tree(self.store.physical(path))  # what it needs did not come
+                    if not self.store.valid([path]):  # what it needs did not come
+                        remove_tree(self.store.physical(path))
                     locks.close()
         return brought
 
@@ -194,7 +187,7 @@ class Puller:
             seen |= set(new)
         if not ready:
             return []
-        infos = [_registered(unpacked[path][0].info) for path in ready]
+        infos = [path_info(unpacked[path][0].info) for path in ready]
         outputs = {path: self.store.derivation(path).output_paths for path in ready if path.name.endswith(".drv")}
         self.store.register(infos, outputs)
         brought = []
@@ -247,17 +240,13 @@ class Puller:
 
     def _unpack(self, offer: Offer) -> None:
         info = offer.info
-        large = info.nar_size > _SMALL
         with ExitStack() as stack:
-            if large:
+            if info.nar_size > SMALL:
                 stack.enter_context(self._large)
             if self.stop.is_set():
                 raise CacheError("the pull was stopped")
-            source = stack.enter_context(offer.cache.open_nar(info, self.stop))
-            stream = stack.enter_context(decompressed(info.compression, source))
-            nar = _Nar(offer, stream, self._teller(info))
-            reader = stack.enter_context(nar.in_background() if large else nar.at_once())
-            self.store.receive(info.path, reader.read, lambda made: _verify(nar, reader, made))
+            nar, reader = stack.enter_context(_incoming(offer, self.stop, self._teller(info)))
+            self.store.receive(info.path, reader.read, lambda made: nar.verify(reader, made))
 
     def _teller(self, info: NarInfo) -> Callable[[int], None]:
         told = time.monotonic()
@@ -271,156 +260,46 @@ class Puller:
         return tell
 
 
-@dataclass
-class _Nar:
-    """A NAR on its way from a cache: counted and hashed."""
+def fetch_tree(substituters: Substituters, path: StorePath, nar_sha256: bytes, into: Path) -> bool:
+    """Unpack a path as ``into``, which does not exist yet, from the first cache that has it with that very hash.
 
-    offer: Offer
-    stream: BinaryIO
-    tell: Callable[[int], None]
-    size: int = 0
-    _digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-
-    def blocks(self) -> Iterator[memoryview]:
-        """Yield the NAR; all of it is there when this ends.
-
-        :raises CacheError: it is damaged, cut off, or longer than was signed.
-        """
-        info = self.offer.info
-        while True:
-            block = memoryview(bytearray(min(_BLOCK, info.nar_size - self.size + 1)))
-            try:
-                count = self.stream.readinto(block)  # type: ignore[attr-defined]
-            except Exception as error:
-                if not is_damage(error):
-                    raise
-                raise self.wrong(f"is damaged: {error}") from None
-            if not count:
-                break
-            self.size += count
-            if self.size > info.nar_size:
-                raise self.wrong(f"is longer than the {info.nar_size} bytes that were promised")
-            self._digest.update(block[:count])
-            self.tell(self.size)
-            yield block[:count]
-        if self.size < info.nar_size:
-            raise self.wrong(f"has {self.size} bytes instead of {info.nar_size}")
-        if self._digest.digest() != info.nar_sha256:
-            raise self.wrong("has another hash than was signed")
-
-    def wrong(self, problem: str) -> CacheError:
-        offer = self.offer
-        return CacheError(f"{offer.cache.url}: the NAR of {offer.info.path} {problem}", hint=_mend(offer))
-
-    @contextmanager
-    def at_once(self) -> Iterator[BinaryIO]:
-        """Give the NAR as a file, read whole."""
-        yield io.BytesIO(b"".join(self.blocks()))
-
-    @contextmanager
-    def in_background(self) -> Iterator[BinaryIO]:
-        """Give the NAR as a file that another thread fills ahead of its reader: two cores are at work."""
-        ahead: queue.Queue[memoryview | BaseException | None] = queue.Queue(_BLOCKS)
-        ended = threading.Event()
-
-        def fill() -> None:
-            last: BaseException | None = None
-            try:
-                for block in self.blocks():
-                    _put(ahead, block, ended)
-                    if ended.is_set():
-                        return
-            except BaseException as error:
-                last = error
-            _put(ahead, last, ended)
-
-        thread = threading.Thread(target=fill, daemon=True)
-        thread.start()
-        try:
-            yield io.BufferedReader(_Blocks(ahead), _BLOCK)
-        finally:
-            ended.set()
-            thread.join()
-
-
-def _put(
-    ahead: queue.Queue[memoryview | BaseException | None],
-    item: memoryview | BaseException | None,
-    ended: threading.Event,
-) -> None:
-    while not ended.is_set():
-        try:
-            ahead.put(item, timeout=0.2)
-        except queue.Full:
+    :param nar_sha256: raw digest of the NAR.
+    :returns: whether any has; one that gives something else is passed over.
+    :raises StoreError: it cannot be written.
+    :raises HostError: the disk is full.
+    """
+    for offer in substituters.offers([path], sure=[path]).get(path, ()):
+        if offer.info.nar_sha256 != nar_sha256:
             continue
-        return
+        try:
+            with _incoming(offer, threading.Event(), lambda _done: None) as (nar, reader):
+                tree.restore(reader.read, into)
+                nar.verify(reader, into)
+            return True
+        except Missing:
+            problem: PgbakeError = CacheError(f"{offer.cache.url} lacks {offer.info.url} of {path}", hint=_mend(offer))
+        except (CacheError, FormatError) as error:
+            problem = error
+        substituters.problems.append(problem)
+        remove_tree(into)
+    return False
 
 
-class _Blocks(io.RawIOBase):
-    """Blocks of a queue as a file; an error in the queue is raised."""
-
-    def __init__(self, ahead: queue.Queue[memoryview | BaseException | None]) -> None:
-        self._ahead = ahead
-        self._block = memoryview(b"")
-        self._ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._block and not self._ended:
-            item = self._ahead.get()
-            if isinstance(item, BaseException):
-                self._ended = True
-                raise item
-            if item is None:
-                self._ended = True
-            else:
-                self._block = item
-        count = min(len(buffer), len(self._block))
-        buffer[:count] = self._block[:count]
-        self._block = self._block[count:]
-        return count
-
-
-def _verify(nar: _Nar, reader: BinaryIO, made: Path) -> None:
-    """Make sure that what was unpacked is what was promised, before it is moved to its place."""
-    if reader.read(1):  # this also brings the end, at which size and hash are looked at
-        raise nar.wrong("goes on after its end")
-    info = nar.offer.info
-    if info.ca is None:
-        return
-    address = ContentAddress.parse(info.ca)
-    digest = _content_digest(address, made)
-    if digest != address.digest:
-        raise nar.wrong(f"is not what its content address says: {info.ca}")
-
-
-def _content_digest(address: ContentAddress, made: Path) -> bytes | None:
-    if address.method == "recursive":
-        digest = hashlib.new(address.algorithm)
-        tree.dump(made, digest.update)
-        return digest.digest()
-    if made.is_symlink() or not made.is_file():
-        return None
-    with made.open("rb") as file:
-        return hashlib.file_digest(file, address.algorithm).digest()
+@contextmanager
+def _incoming(
+    offer: Offer, stop: threading.Event, tell: Callable[[int], object]
+) -> Iterator[tuple[IncomingNar, BinaryIO]]:
+    """Give the NAR that is offered, and the reader of it."""
+    info = offer.info
+    with ExitStack() as stack:
+        source = stack.enter_context(offer.cache.open_nar(info, stop))
+        stream = stack.enter_context(decompressed(info.compression, source))
+        nar = IncomingNar(info, offer.cache.url, stream, tell, _mend(offer))
+        yield nar, stack.enter_context(nar.reader())
 
 
 def _mend(offer: Offer) -> str:
     return f"its owner can mend it: pgbake cache verify --repair {offer.cache.url}"
-
-
-def _registered(info: NarInfo) -> PathInfo:
-    return PathInfo(
-        path=info.path,
-        nar_sha256=info.nar_sha256,
-        nar_size=info.nar_size,
-        references=info.references,
-        deriver=info.deriver,
-        ca=info.ca,
-        signatures=tuple(map(str, info.signatures)),
-    )
 
 
 def _in_order(

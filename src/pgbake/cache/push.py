@@ -1,7 +1,8 @@
 """Pushing: bringing a closure into a binary cache, so that no reader ever sees half of it.
 
 First the cache is surveyed: a listing tells what is really there, with sizes, whatever the index says. What is
-absent or damaged is sent: NARs largest first, some at once; a path's narinfo when its NAR and the narinfos of all
+absent or damaged is sent: first the roots, which keep collections from what the push relies on (see
+`pgbake.cache.lease`); then NARs, largest first, some at once; a path's narinfo when its NAR and the narinfos of all
 that it refers to are there; the index last. A push that is killed leaves whole objects, which the next one finds.
 """
 
@@ -14,16 +15,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from pgbake.cache.cache import CACHE_INFO, OWN_INFO, BinaryCache, Damaged, in_parallel, narinfo_name
 from pgbake.cache.compression import LEVEL, compressor
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index, change_index, load_index
+from pgbake.cache.lease import wait_until_free
 from pgbake.cache.objects import Exists, Listed
+from pgbake.cache.roots import Root, is_fresh, make_roots
 from pgbake.errors import CacheError, FormatError, StoreError
-from pgbake.events import Planned, Progressed, Sink, task
+from pgbake.events import Notice, Planned, Progressed, Sink, task
 from pgbake.formats import base32
 from pgbake.formats.keys import SecretKey, Signature
 from pgbake.formats.narinfo import NarInfo, fingerprint
@@ -50,6 +53,8 @@ class Survey:
     :param unindexed: of what is present, what the index lacks.
     :param vanished: digests of what the index names and the cache has not.
     :param has_info: whether it has a ``nix-cache-info``; None where that is not known.
+    :param objects: names of all that was listed, with the time of their last write (Unix seconds); None where no
+        listing was made.
     """
 
     present: frozenset[StorePath]
@@ -57,6 +62,7 @@ class Survey:
     unindexed: tuple[NarInfo, ...] = ()
     vanished: frozenset[str] = frozenset()
     has_info: bool | None = None
+    objects: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,11 @@ def survey(cache: BinaryCache, paths: Iterable[StorePath]) -> Survey:
     there = {path for path in paths if narinfo_name(path) in objects}
     infos = _known(cache, index, there)
     vanished = {digest for digest in index.texts if f"{digest}.narinfo" not in objects}
-    return _sort(infos, size, index, frozenset(vanished), CACHE_INFO in objects)
+    return replace(
+        _sort(infos, size, index, frozenset(vanished)),
+        has_info=CACHE_INFO in objects,
+        objects={name: item.modified for name, item in objects.items()},
+    )
 
 
 def _ask_each(cache: BinaryCache, paths: set[StorePath]) -> Survey:
@@ -116,7 +126,7 @@ def _ask_each(cache: BinaryCache, paths: set[StorePath]) -> Survey:
     infos = _known(cache, index, there)
     in_parallel(ask, [info.url for info in infos.values() if info is not None])
     vanished = frozenset(path.digest for path in paths - there if path.digest in index.texts)
-    return _sort(infos, sizes.__getitem__, index, vanished, None)
+    return _sort(infos, sizes.__getitem__, index, vanished)
 
 
 def _known(cache: BinaryCache, index: Index, paths: Iterable[StorePath]) -> dict[StorePath, NarInfo | None]:
@@ -138,7 +148,6 @@ def _sort(
     size: Callable[[str], int | None],
     index: Index,
     vanished: frozenset[str],
-    has_info: bool | None,
 ) -> Survey:
     good: list[NarInfo] = []
     damaged: set[StorePath] = set()
@@ -153,7 +162,6 @@ def _sort(
         frozenset(damaged),
         tuple(info for info in good if info.path.digest not in index.texts),
         vanished,
-        has_info,
     )
 
 
@@ -166,25 +174,29 @@ def push(
     *,
     level: int = LEVEL,
     found: Survey | None = None,
+    roots: Iterable[StorePath] | None = None,
+    what: str = "runtime",
 ) -> PushResult:
     """Bring paths and all that they refer to into a cache.
 
     :param keys: each signs what is sent, beside the signatures that a path bears already.
     :param level: of zstd.
     :param found: what :func:`survey` found of the closure, where that was done already.
+    :param roots: those of the paths for whose sake the others are pushed; all where nothing is said.
+    :param what: one word for what of them is pushed; see `pgbake.cache.roots`.
     :raises CacheError: the cache refuses, does not answer, or can only be read.
     :raises StoreError: a path is not valid, or damaged: nothing of it is sent.
     """
     if not cache.objects.writable:
         raise CacheError(f"{cache.url} can only be read", hint="push to its s3 or file URL")
+    paths = list(paths)
     closure = store.closure(paths)
-    found = found or survey(cache, closure)
+    found = _claim(cache, closure, make_roots(store, paths if roots is None else roots, what, closure), found, report)
     absent = {path: info for path, info in closure.items() if path not in found.present}
     if found.has_info is False or (found.has_info is None and cache.objects.has(CACHE_INFO) is None):
         with suppress(Exists):
             cache.objects.put(CACHE_INFO, OWN_INFO.to_text().encode(), new=True)
-    sender = _Sender(store, cache, keys, report, level, found.damaged)
-    sent = sender.send(absent)
+    sent = send(store, cache, absent, keys, report, level=level, damaged=found.damaged)
     # Also what an earlier push, or another tool, brought and did not write down.
     made = [info for info, raced in sent if not raced]
     if made or found.unindexed or found.vanished:
@@ -200,6 +212,58 @@ def push(
     )
 
 
+def _claim(
+    cache: BinaryCache, closure: Iterable[StorePath], roots: Sequence[Root], found: Survey | None, report: Sink
+) -> Survey:
+    """Write the roots that are not there yet; return a survey of which no collection takes anything any more."""
+    closure = list(closure)
+    found = found or survey(cache, closure)
+    objects = found.objects
+    if objects is not None and all(root.name in objects and is_fresh(objects[root.name]) for root in roots):
+        new: Sequence[Root] = ()
+        if found.present.issuperset(closure):
+            return found
+    else:
+        new = roots
+    while True:
+        in_parallel(lambda root: cache.objects.put(root.name, root.to_bytes()), new)
+        wait_until_free(cache.objects, lambda holder: report(Notice("info", _waiting(cache, holder))))
+        if not found.present and objects is not None and not any(root.name in objects for root in roots):
+            return found  # nothing is built on what is there
+        found = survey(cache, closure)
+        new = [root for root in roots if not _is_there(cache, found, root.name)]
+        if not new:
+            return found
+
+
+def _is_there(cache: BinaryCache, found: Survey, name: str) -> bool:
+    return name in found.objects if found.objects is not None else cache.objects.has(name) is not None
+
+
+def _waiting(cache: BinaryCache, holder: str) -> str:
+    return f"{cache.url} is being worked on by {holder}; waiting for its end"
+
+
+def send(
+    store: LocalStore,
+    cache: BinaryCache,
+    absent: Mapping[StorePath, PathInfo],
+    keys: Sequence[SecretKey],
+    report: Sink,
+    *,
+    level: int = LEVEL,
+    damaged: frozenset[StorePath] = frozenset(),
+) -> list[tuple[NarInfo, bool]]:
+    """Send NARs and narinfos of paths, all that they refer to being among them or there.
+
+    :param damaged: those whose narinfo is replaced.
+    :returns: each narinfo, and whether somebody else was faster with it.
+    :raises CacheError: the cache refuses, or does not answer.
+    :raises StoreError: a path is damaged: nothing of it is sent.
+    """
+    return _Sender(store, cache, keys, report, level, damaged).send(absent)
+
+
 @dataclass
 class _Sender:
     store: LocalStore
@@ -212,7 +276,6 @@ class _Sender:
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_COMPRESSED_AT_ONCE))
 
     def send(self, absent: Mapping[StorePath, PathInfo]) -> list[tuple[NarInfo, bool]]:
-        """Send NARs and narinfos; return each narinfo, and whether somebody else was faster with it."""
         if not absent:
             return []
         self.report(Planned("push", len(absent)))

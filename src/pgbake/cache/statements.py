@@ -7,11 +7,11 @@ A static cache has no listing, so the name follows from path and kind; see :mod:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from pgbake.cache.cache import BinaryCache
 from pgbake.cache.index import alone
+from pgbake.cache.inventory import is_bundle_name
 from pgbake.cache.objects import Changed, Exists, Missing
 from pgbake.cache.substituters import Check, Source
 from pgbake.errors import CacheError, FormatError, PgbakeError
@@ -21,9 +21,6 @@ from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
 from pgbake.store.statements import keep_statement, kept_statements
 from pgbake.trust import Trust
-
-#: What the merge names bundles: NAME-postgresql-VERSION.
-_BUNDLE = re.compile(r".+-postgresql-[0-9]+(\.[0-9]+)*")
 
 #: How often one is written anew when others write it at the same time.
 _ATTEMPTS = 10
@@ -127,7 +124,7 @@ def demanding(trust: Trust, sources: Iterable[Source]) -> Check:
 
 def is_bundle(path: StorePath) -> bool:
     """Whether the merge could have named a path so."""
-    return _BUNDLE.fullmatch(path.name) is not None
+    return is_bundle_name(path.name)
 
 
 def take_statements(store: LocalStore, sources: Iterable[Source], path: StorePath) -> None:

@@ -141,6 +141,10 @@ class Substituters:
             wave = {reference for path in offers for reference in offers[path][0].info.references}
         return found
 
+    def unbelieved(self) -> dict[StorePath, PgbakeError]:
+        """Return the paths that caches have, and that none of them has in a form that is to be believed, and why."""
+        return {path: self.refused[path] for path in sorted(self.refused) if path not in self._known}
+
     def give_up(self, path: StorePath) -> None:
         """Take no offer of a path any more: what all of them gave was wrong."""
         self._known[path] = []

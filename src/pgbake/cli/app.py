@@ -47,10 +47,14 @@ class App:
     @cached_property
     def store(self) -> LocalStore:
         """The store, opened once for the whole command."""
+        return self.open_store()
+
+    def open_store(self, *, release_reserve: bool = False) -> LocalStore:
+        """Open the store until the command ends; see :class:`LocalStore`."""
         from pgbake.project import store_root
         from pgbake.store.local import LocalStore
 
-        store = LocalStore(store_root(self.store_option))
+        store = LocalStore(store_root(self.store_option), release_reserve=release_reserve)
         click.get_current_context().call_on_close(store.close)
         return store
 

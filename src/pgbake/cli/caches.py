@@ -69,6 +69,16 @@ def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool =
     return Substituters(caches, demanding(trust, caches), problems)
 
 
+def tell_refusals(app: App, caches: Substituters) -> None:
+    """Tell that paths which caches have are not taken: what is built for it may take hours."""
+    refused = caches.unbelieved()
+    if refused:
+        first = next(iter(refused.values()))
+        app.note(f"warning: {count(len(refused))} that caches have cannot be taken: {first}")
+        if first.hint:
+            app.note(f"hint: {first.hint}")
+
+
 def tell_problems(app: App, problems: Iterable[PgbakeError]) -> None:
     """Tell what caches did wrong, each thing once, when the work is done all the same."""
     for text in dict.fromkeys(f"{problem}" for problem in problems):

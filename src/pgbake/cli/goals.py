@@ -56,12 +56,16 @@ def realise_goals(
     :raises HostError: something is to be built for another system than this machine's.
     """
     from pgbake.cache.pull import Ungiven
-    from pgbake.cli.caches import substituters, tell_problems
+    from pgbake.cli.caches import substituters, tell_problems, tell_refusals
 
     goals = list(goals)
     caches = substituters(app) if substitute else None
+    told = False
     while True:
         plan = make_plan(graph, goals, app.store, caches)
+        if caches is not None and not told:
+            tell_refusals(app, caches)
+            told = True
         if plan.empty:
             app.store.sweep()
             break
@@ -74,7 +78,7 @@ def realise_goals(
 
         try:
             with app.reporting() as report:
-                realise(plan, app.store, _provider(app, report), report, cores, options, caches)
+                realise(plan, app.store, input_provider(app, report), report, cores, options, caches)
             break
         except Ungiven as error:
             assert caches is not None
@@ -117,16 +121,18 @@ def realise_inputs(app: App, graph: Graph, wanted: Set[StorePath]) -> None:
     from pgbake.cli.caches import substituters, tell_problems
 
     caches = substituters(app)
+    app.store.temp_roots.add(*wanted)
     missing = wanted - app.store.valid(wanted)
     offers = caches.offers(missing) if caches is not None and missing else {}
     plan = Plan(missing_inputs(graph, missing - offers.keys(), app.store), (), (), offers)
     with app.reporting() as report:
-        realise(plan, app.store, _provider(app, report), report, caches=caches)
+        realise(plan, app.store, input_provider(app, report), report, caches=caches)
     if caches is not None:
         tell_problems(app, caches.problems)
 
 
-def _provider(app: App, report: Sink) -> Provider:
+def input_provider(app: App, report: Sink) -> Provider:
+    """Return what brings inputs of the project into the store."""
     from pgbake.build.provide import Provider
     from pgbake.project import cache_dir
 
@@ -151,7 +157,7 @@ def rebuild_packages(
     elsewhere = elsewhere_package(lowering)
     realise_goals(app, lowering.graph, [elsewhere.path], system, cores, options)
     with app.reporting() as report:
-        return rebuild(bundle.graph, goals, elsewhere, app.store, _provider(app, report), report, cores, options)
+        return rebuild(bundle.graph, goals, elsewhere, app.store, input_provider(app, report), report, cores, options)
 
 
 def built_bundle(app: App) -> Bundle:

@@ -5,7 +5,6 @@ Each command is a module of this package, imported when it is called: `pgbake --
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from pgbake import __version__
 from pgbake.cli.app import App
+from pgbake.cli.lazy import LazyGroup
 from pgbake.errors import CommandError, PgbakeError
 
 #: Command -> what it does, in the order and the groups of `pgbake --help`.
@@ -36,6 +36,7 @@ COMMANDS = {
         "pull": "Take the bundle, or any path, from binary caches.",
         "keygen": "Make a key to sign with.",
         "sign": "Sign the bundle, or other paths of the store.",
+        "cache": "Care for a binary cache: look, verify, collect, sign, serve.",
     },
     "A local server": {
         "up": "Start a server from the bundle.",
@@ -45,46 +46,23 @@ COMMANDS = {
         "run": "Run one program with the bundle's own first in PATH.",
         "shell": "Open a shell with the bundle's programs in PATH.",
     },
+    "The store": {
+        "gc": "Delete what nothing needs any more.",
+        "roots": "List what keeps paths from being deleted, and who holds it.",
+        "verify": "Look for damage in the store.",
+        "repair": "Bring damaged paths back.",
+        "optimise": "Save space: make equal files hard links of one another.",
+    },
     "Health": {
         "doctor": "Say what of this machine stands in the way, and what to type.",
     },
 }
 
 
-class _Commands(click.Group):
-    """The commands of the table above, each imported when it is asked for."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        return [name for group in COMMANDS.values() for name in group]
-
-    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
-        if not any(name in group for group in COMMANDS.values()):
-            return None
-        command = importlib.import_module(f"pgbake.cli.{name}").command
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
-            if near:
-                raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from None
-            raise
-
-    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, group in COMMANDS.items():
-            with formatter.section(title):
-                formatter.write_dl(list(group.items()))
-
-
 @click.group(
-    cls=_Commands,
+    cls=LazyGroup,
+    table=COMMANDS,
+    module="pgbake.cli.{}",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: pgbake init && pgbake lock && pgbake up && pgbake psql",
 )

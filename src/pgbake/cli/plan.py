@@ -43,11 +43,12 @@ def command(app: App, names: tuple[str, ...], no_substitute: bool, system: str |
 def show_plan_of(app: App, bundle: Bundle, goals: Sequence[StorePath], as_json: bool, *, substitute: bool) -> None:
     """Print what building derivations of a bundle would do."""
     from pgbake.build.plan import make_plan
-    from pgbake.cli.caches import substituters, tell_problems
+    from pgbake.cli.caches import substituters, tell_problems, tell_refusals
 
     caches = substituters(app) if substitute else None
     show_plan(app, make_plan(bundle.graph, goals, app.store, caches), as_json)
     if caches is not None:
+        tell_refusals(app, caches)
         tell_problems(app, caches.problems)
 
 

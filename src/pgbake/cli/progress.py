@@ -33,6 +33,10 @@ _VERBS = {
     "start": ("starting", "started"),
     "push": ("pushing", "pushed"),
     "pull": ("pulling", "pulled"),
+    "delete": ("deleting", "deleted"),
+    "verify": ("verifying", "verified"),
+    "optimise": ("optimising", "optimised"),
+    "sign": ("signing", "signed"),
 }
 
 
@@ -193,7 +197,7 @@ def _live() -> Iterator[Sink]:
 
     def draw() -> Group:
         table = Table.grid(padding=(0, 1), expand=True)
-        table.add_column(width=7, style="cyan")
+        table.add_column(width=8, style="cyan")
         table.add_column(no_wrap=True, width=34, overflow="ellipsis")
         table.add_column(width=11, style="dim")
         table.add_column(justify="right", width=6)

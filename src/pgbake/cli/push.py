@@ -73,9 +73,10 @@ def command(
     if what == "build":
         from pgbake.cli.goals import realise_build_closure
 
+        goals = name_paths(app, names)
         paths = realise_build_closure(app, names)
     else:
-        paths = name_paths(app, names)
+        goals = paths = name_paths(app, names)
         if lacking := [path for path in paths if path not in app.store.valid(paths)]:
             raise ManifestError(f"{lacking[0]} is not in the store", hint="run `pgbake build` first")
     for file in statements:
@@ -98,7 +99,7 @@ def command(
                 app.say(f"To send to {cache.url}: {count(len(absent))}, {human_size(size)} before compression")
             continue
         with app.reporting() as report:
-            result = push(app.store, cache, paths, signing, report, level=level, found=found)
+            result = push(app.store, cache, paths, signing, report, level=level, found=found, roots=goals, what=what)
         stated = bring_statements(app.store, cache, paths)
         answers.append(
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.quantities import SIZE
 from pgbake.errors import PgbakeError
 
 
@@ -18,10 +19,10 @@ Examples:
   pgbake size --max 200MB          fail where the closure is larger, as a budget in CI""",
 )
 @click.option("--top", type=click.IntRange(1), help="Show only the largest N paths.")
-@click.option("--max", "limit", metavar="SIZE", help="Fail if the closure is larger: 200MB, 1.5GB.")
+@click.option("--max", "maximum", type=SIZE, help="Fail if the closure is larger: 200MB, 1.5GB.")
 @json_option
 @pass_app
-def command(app: App, top: int | None, limit: str | None, as_json: bool) -> None:
+def command(app: App, top: int | None, maximum: int | None, as_json: bool) -> None:
     """Show the size of the bundle's closure: each store path that the bundle needs, and why it is there.
 
     Sizes are those of the NAR: what the path holds, not what blocks it takes. "alone" is what would go if
@@ -31,7 +32,6 @@ def command(app: App, top: int | None, limit: str | None, as_json: bool) -> None
     from pgbake.store.closure import closure_sizes
 
     bundle = require_built(app)
-    maximum = _parse_size(limit) if limit else None
     sizes = closure_sizes(app.store, bundle.path)
     total = sum(item.size for item in sizes)
     if as_json:
@@ -60,15 +60,6 @@ def command(app: App, top: int | None, limit: str | None, as_json: bool) -> None
             app.say(f"{human_size(item.size):>9}  {human_size(item.alone):>9}  {item.path.name}{by}")
     if maximum is not None and total > maximum:
         raise PgbakeError(
-            f"the closure is {human_size(total)}, more than {limit}",
+            f"the closure is {human_size(total)}, more than {human_size(maximum)}",
             hint="the list above names the largest paths; `pgbake why NAME` shows who needs one",
         )
-
-
-def _parse_size(text: str) -> int:
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    number = text.rstrip("BKMGIbkmgi")
-    try:
-        return int(float(number) * units[text[len(number) :].upper()])
-    except (ValueError, KeyError):
-        raise click.BadParameter(f"{text!r} is no size", param_hint="--max") from None

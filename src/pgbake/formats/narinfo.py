@@ -41,6 +41,8 @@ COMPRESSIONS = ("none", "zstd", "xz", "bzip2", "gzip")
 EXTENSIONS = {"none": "", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "gzip": ".gz"}
 
 _MANY = frozenset({"Sig"})
+#: Each may cost a verification.
+_MOST_SIGNATURES = 100
 _URL = re.compile(r"(?:[A-Za-z0-9_+=~@-][A-Za-z0-9._+=~@%-]*/)*[A-Za-z0-9_+=~@-][A-Za-z0-9._+=~@%?&-]*")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -101,6 +103,8 @@ class NarInfo:
         ca = perhaps("CA", str)
         if ca is not None:
             ContentAddress.parse(ca)
+        if len(fields.get("Sig", ())) > _MOST_SIGNATURES:
+            raise FormatError(f"{path} bears {len(fields['Sig'])} signatures, more than {_MOST_SIGNATURES}")
         deriver = perhaps("Deriver", str)
         return cls(
             path=path,

@@ -18,13 +18,13 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from pgbake.errors import HostError, StoreError, host_error
+from pgbake.errors import FormatError, HostError, StoreError, host_error
 from pgbake.formats.storepath import DIGEST_LENGTH, STORE_DIR, StorePath
 
 SCHEMA_VERSION = "10"
@@ -65,6 +65,9 @@ create index if not exists IndexDerivationOutputs on DerivationOutputs(path);
 """
 
 
+_COLUMNS = "id, path, hash, deriver, narSize, ultimate, sigs, ca, registrationTime"
+
+
 @dataclass(frozen=True, slots=True)
 class PathInfo:
     """What the store knows of one valid path.
@@ -75,6 +78,7 @@ class PathInfo:
     :param deriver: the derivation that made it.
     :param ultimate: built on this machine, hence trusted without a signature.
     :param ca: content address in Nix's notation, for a path that certifies itself.
+    :param registered: when it became valid, in Unix seconds; 0 for what is yet to be registered.
     """
 
     path: StorePath
@@ -85,6 +89,7 @@ class PathInfo:
     ultimate: bool = False
     ca: str | None = None
     signatures: tuple[str, ...] = ()
+    registered: int = field(default=0, compare=False)
 
 
 def _connect(file: str) -> sqlite3.Connection:
@@ -173,6 +178,16 @@ class Database:
         except sqlite3.Error as error:
             raise StoreError(f"cannot read the store's database {self.file}: {error}") from error
 
+    @contextmanager
+    def _moment(self) -> Iterator[None]:
+        """Let all that is read in the ``with`` block be of one moment."""
+        with self._turn:
+            self._select("begin")
+            try:
+                yield
+            finally:
+                self._select("commit")
+
     def paths(self) -> list[StorePath]:
         """Return every registered path, sorted by name and digest."""
         rows = self._select("select path from ValidPaths")
@@ -184,23 +199,70 @@ class Database:
 
     def info(self, path: StorePath) -> PathInfo | None:
         """Return what is registered of ``path``, or None where it is not valid."""
-        rows = self._select(
-            "select id, hash, deriver, narSize, ultimate, sigs, ca from ValidPaths where path = ?", str(path)
-        )
+        rows = self._select(f"select {_COLUMNS} from ValidPaths where path = ?", str(path))
         if not rows:
             return None
-        number, digest, deriver, size, ultimate, signatures, ca = rows[0]
-        references = self._select("select path from Refs join ValidPaths on reference = id where referrer = ?", number)
-        return PathInfo(
-            path=path,
-            nar_sha256=bytes.fromhex(str(digest).removeprefix("sha256:")),
-            nar_size=int(str(size or 0)),
-            references=frozenset(StorePath.parse(str(row[0])) for row in references),
-            deriver=StorePath.parse(str(deriver)) if deriver else None,
-            ultimate=bool(ultimate),
-            ca=str(ca) if ca else None,
-            signatures=tuple(str(signatures or "").split()),
+        references = self._select(
+            "select path from Refs join ValidPaths on reference = id where referrer = ?", rows[0][0]
         )
+        return _info(rows[0], (str(row[0]) for row in references))
+
+    def registered(self, malformed: Callable[[str, str], None] | None = None) -> dict[StorePath, PathInfo]:
+        """Return what is registered of every valid path, as of one moment, sorted by path.
+
+        :param malformed: called with the path and what is wrong with it for each row that makes no sense; without it
+            such a row is an error.
+        :raises StoreError: the database cannot be read.
+        """
+        with self._moment():
+            rows = self._select(f"select {_COLUMNS} from ValidPaths order by path")
+            pairs = self._select("select referrer, path from Refs join ValidPaths on reference = id")
+        references: dict[object, list[str]] = {}
+        for referrer, path in pairs:
+            references.setdefault(referrer, []).append(str(path))
+        infos = {}
+        for row in rows:
+            try:
+                info = _info(row, references.get(row[0], ()))
+            except (FormatError, ValueError) as error:
+                if malformed is None:
+                    raise StoreError(
+                        f"the store's database {self.file} has a malformed entry for {row[1]}: {error}",
+                        hint="run `pgbake verify`",
+                    ) from error
+                malformed(str(row[1]), str(error))
+            else:
+                infos[info.path] = info
+        return infos
+
+    def outputs(self) -> dict[StorePath, frozenset[StorePath]]:
+        """Return the output paths, valid or not, of every registered derivation."""
+        rows = self._select("select p.path, o.path from DerivationOutputs o join ValidPaths p on p.id = o.drv")
+        outputs: dict[StorePath, set[StorePath]] = {}
+        for drv, output in rows:
+            outputs.setdefault(StorePath.parse(str(drv)), set()).add(StorePath.parse(str(output)))
+        return {drv: frozenset(paths) for drv, paths in outputs.items()}
+
+    def problems(self) -> list[str]:
+        """Let SQLite check the whole file; return what it finds, nothing where all is well."""
+        try:
+            with self._turn:
+                found = [str(row[0]) for row in self._db.execute("pragma integrity_check")]
+                dangling = self._db.execute("pragma foreign_key_check").fetchall()
+        except sqlite3.Error as error:
+            return [str(error)]
+        problems = [] if found == ["ok"] else found
+        return problems + [
+            f"row {row[1]} of {row[0]} refers to a row of {row[2]} that is not there" for row in dangling
+        ]
+
+    def reindex(self) -> None:
+        """Make all indexes anew from their tables.
+
+        :raises StoreError: the tables themselves are damaged.
+        """
+        with self._transaction() as db:
+            db.execute("reindex")
 
     def referrers(self, path: StorePath) -> frozenset[StorePath]:
         """Return the valid paths whose contents name ``path``, itself left out."""
@@ -230,39 +292,8 @@ class Database:
         :raises HostError: the disk is full.
         """
         infos = list(infos)
-        now = int(time.time())
         with self._transaction() as db:
-            numbers: dict[StorePath, int] = {}
-            for info in infos:
-                row = db.execute(
-                    "insert into ValidPaths"
-                    " (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
-                    " values (?, ?, ?, ?, ?, ?, ?, ?)"
-                    " on conflict (path) do update set hash = excluded.hash, narSize = excluded.narSize,"
-                    " ultimate = excluded.ultimate, sigs = excluded.sigs, ca = excluded.ca returning id",
-                    (
-                        str(info.path),
-                        f"sha256:{info.nar_sha256.hex()}",
-                        now,
-                        str(info.deriver) if info.deriver else None,
-                        info.nar_size,
-                        1 if info.ultimate else None,
-                        " ".join(info.signatures) or None,
-                        info.ca,
-                    ),
-                ).fetchone()
-                numbers[info.path] = row[0]
-                for name, path in (outputs or {}).get(info.path, {}).items():
-                    db.execute("insert or replace into DerivationOutputs values (?, ?, ?)", (row[0], name, str(path)))
-            for info in infos:
-                for reference in info.references:
-                    number = numbers.get(reference)
-                    if number is None:
-                        row = db.execute("select id from ValidPaths where path = ?", (str(reference),)).fetchone()
-                        if row is None:
-                            raise StoreError(f"{info.path} refers to {reference}, which is not in the store")
-                        number = row[0]
-                    db.execute("insert or ignore into Refs values (?, ?)", (numbers[info.path], number))
+            _register(db, infos, outputs or {})
 
     def add_signatures(self, new: Mapping[StorePath, Iterable[str]]) -> None:
         """Add signatures to those that valid paths bear, in one transaction; a path that is not valid is left out."""
@@ -273,13 +304,80 @@ class Database:
                     joined = sorted({*str(row[1] or "").split(), *signatures})
                     db.execute("update ValidPaths set sigs = ? where id = ?", (" ".join(joined), row[0]))
 
-    def invalidate(self, path: StorePath) -> None:
-        """Forget ``path``, whose contents are about to go.
+    def invalidate(self, *paths: StorePath) -> None:
+        """Forget paths, whose contents are about to go, in one transaction that is on disk when this returns.
 
-        :raises StoreError: a valid path still refers to it.
+        :raises StoreError: a valid path that is not among them still refers to one.
         """
         with self._transaction() as db:
-            db.execute("delete from ValidPaths where path = ?", (str(path),))
+            for path in paths:
+                db.execute("delete from Refs where referrer = (select id from ValidPaths where path = ?)", (str(path),))
+            for path in paths:
+                db.execute("delete from ValidPaths where path = ?", (str(path),))
+
+    def correct(self, info: PathInfo) -> None:
+        """Register anew what a valid path's contents have proven: hash, size and references."""
+        with self._transaction() as db:
+            db.execute(
+                "delete from Refs where referrer = (select id from ValidPaths where path = ?)", (str(info.path),)
+            )
+            _register(db, [info], {})
+
+
+def _register(
+    db: sqlite3.Connection, infos: Sequence[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]]
+) -> None:
+    now = int(time.time())
+    numbers: dict[StorePath, int] = {}
+    for info in infos:
+        row = db.execute(
+            "insert into ValidPaths"
+            " (path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca)"
+            " values (?, ?, ?, ?, ?, ?, ?, ?)"
+            " on conflict (path) do update set hash = excluded.hash, narSize = excluded.narSize,"
+            " ultimate = excluded.ultimate, sigs = excluded.sigs, ca = excluded.ca returning id",
+            (
+                str(info.path),
+                f"sha256:{info.nar_sha256.hex()}",
+                now,
+                str(info.deriver) if info.deriver else None,
+                info.nar_size,
+                1 if info.ultimate else None,
+                " ".join(info.signatures) or None,
+                info.ca,
+            ),
+        ).fetchone()
+        numbers[info.path] = row[0]
+        for name, path in outputs.get(info.path, {}).items():
+            db.execute("insert or replace into DerivationOutputs values (?, ?, ?)", (row[0], name, str(path)))
+    for info in infos:
+        for reference in info.references:
+            number = numbers.get(reference)
+            if number is None:
+                row = db.execute("select id from ValidPaths where path = ?", (str(reference),)).fetchone()
+                if row is None:
+                    raise StoreError(f"{info.path} refers to {reference}, which is not in the store")
+                number = row[0]
+            db.execute("insert or ignore into Refs values (?, ?)", (numbers[info.path], number))
+
+
+def _info(row: tuple[object, ...], references: Iterable[str]) -> PathInfo:
+    _, path, digest, deriver, size, ultimate, signatures, ca, registered = row
+    algorithm, _, digits = str(digest).partition(":")
+    nar_sha256 = bytes.fromhex(digits)
+    if algorithm != "sha256" or len(nar_sha256) != 32:
+        raise ValueError(f"{digest!r} is no sha256")
+    return PathInfo(
+        path=StorePath.parse(str(path)),
+        nar_sha256=nar_sha256,
+        nar_size=int(str(size or 0)),
+        references=frozenset(map(StorePath.parse, references)),
+        deriver=StorePath.parse(str(deriver)) if deriver else None,
+        ultimate=bool(ultimate),
+        ca=str(ca) if ca else None,
+        signatures=tuple(str(signatures or "").split()),
+        registered=int(str(registered)),
+    )
 
 
 def _full(what: str) -> HostError:

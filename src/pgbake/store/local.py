@@ -8,6 +8,7 @@
     ROOT/nix/var/nix/db/{schema,big-lock,reserved}
     ROOT/nix/var/nix/{gc.lock,temproots,gcroots}   see `pgbake.store.roots`
     ROOT/nix/var/log/nix/drvs/HH/REST-NAME.drv.bz2  build logs
+    ROOT/nix/var/nix/scratch/           directories of processes at work, and what is being deleted
     ROOT/nix/var/pgbake/failed/HASH-NAME.drv        what failed builds have left, where that is wanted
 
 Whatever the root, paths are named ``/nix/store/...``: programs of a store below another root run in a
@@ -31,6 +32,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from pgbake.errors import PgbakeError, StoreError, host_error
 from pgbake.files import write_whole
@@ -51,6 +53,9 @@ _RESERVED_BYTES = 8 * 1024 * 1024
 _STAGING = ".chroot"
 
 
+T = TypeVar("T")
+
+
 class _Busy(Exception):
     """Another process is at work on a path."""
 
@@ -65,15 +70,19 @@ class LocalStore:
     ``read_only`` says why it cannot be written; it is None where it can.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, release_reserve: bool = False) -> None:
         """Open the store below ``root``, and create it where there is none.
 
+        :param release_reserve: whether to give up the disk space that is kept for deleting paths, since that is what
+            is to be done; see :meth:`restore_reserve`.
         :raises StoreError: there is none and it cannot be made, or another version of Nix's schema owns it.
         """
         self.root = root
         self.store_dir = root / "nix/store"
         self.state_dir = root / "nix/var/nix"
         self.log_dir = root / "nix/var/log/nix/drvs"
+        self.links_dir = self.store_dir / ".links"
+        self.failed_dir = root / "nix/var/pgbake/failed"
         self._create()
         self.read_only = self._why_read_only()
         # Nix takes this lock exclusively to change the schema, and shared while a store is open.
@@ -82,6 +91,9 @@ class LocalStore:
             self._big_lock = open_lock(self.state_dir / "db/big-lock")
             acquire(self._big_lock, shared=True)
         self._check_schema()
+        self._reserve = self.state_dir / "db/reserved"
+        if release_reserve and self.read_only is None:
+            self._reserve.unlink(missing_ok=True)
         # SQLite waits for others at everything but the switch of a new database to its log.
         with directory_lock(self.state_dir / "db"):
             self.database = Database(self.state_dir / "db/db.sqlite", read_only=self.read_only is not None)
@@ -95,7 +107,7 @@ class LocalStore:
             raise host_error(error, f"cannot open the store at {self.store_dir}") from error
         try:
             for directory in (
-                self.store_dir / ".links",
+                self.links_dir,
                 self.state_dir / "db",
                 self.state_dir / "temproots",
                 self.state_dir / "gcroots/auto",
@@ -115,6 +127,14 @@ class LocalStore:
                 f"cannot create a store at {self.store_dir}: {error.strerror}",
                 hint="run as root, or name a store of your own with --store DIR",
             ) from error
+
+    def restore_reserve(self) -> None:
+        """Keep disk space for deleting paths once more, where there is enough of it."""
+        try:
+            with self._reserve.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
 
     def _why_read_only(self) -> str | None:
         for directory in (self.store_dir, self.state_dir / "db"):
@@ -175,6 +195,12 @@ class LocalStore:
         """
         return {path for path in self.database.valid(paths) if os.path.lexists(self.physical(path))}
 
+    def hold(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Return those of ``paths`` that are valid, and keep collectors from them while this process lives."""
+        paths = list(paths)
+        self.temp_roots.add(*paths)
+        return self.valid(paths)
+
     def lost(self, paths: Iterable[StorePath]) -> set[StorePath]:
         """Return what of valid paths, and of all that they refer to, is registered but not there any more."""
         return {path for path in self.closure(paths) if not os.path.lexists(self.physical(path))}
@@ -211,14 +237,19 @@ class LocalStore:
         with path_lock(self.physical(path), on_wait, unwanted):
             yield
 
-    def sweep(self) -> None:
+    def sweep(self, remove: Callable[[Path], None] | None = None) -> None:
         """Remove what killed processes left in the store: paths half-made or never registered, locks, roots.
 
         What another process is at work on is locked, and stays; so does all of a store that can only be read.
+
+        :param remove: what removes a tree, if not :func:`remove_tree`.
         """
         if self.read_only is not None:
             return
+        remove = remove or remove_tree
         self.temp_roots.sweep()
+        with suppress(PgbakeError):  # on a disk that is too full for it
+            self._scratch_turn(lambda _top: None)
         valid = {path.basename for path in self.database.paths()}
         for name in os.listdir(self.store_dir):  # noqa: PTH208 - names are what is wanted
             if name in valid:
@@ -226,9 +257,9 @@ class LocalStore:
             with suppress(_Busy, PgbakeError, OSError):  # what is not ours, or will not go, stays
                 path = StorePath.from_basename(name.removesuffix(".lock").removesuffix(_STAGING))
                 with path_lock(self.physical(path), _leave_alone):
-                    remove_tree(self._staging(path))
+                    remove(self._staging(path))
                     if not self.valid([path]):  # it may have become so just now
-                        remove_tree(self.physical(path))
+                        remove(self.physical(path))
 
     def staging(self, path: StorePath) -> Path:
         """Return an empty directory, on the store's file system, in which to make ``path``.
@@ -254,8 +285,23 @@ class LocalStore:
         What a killed process left of its own is removed as well.
         """
         self.require_writable()
+
+        def make(top: Path) -> tuple[Path, int]:
+            directory = Path(tempfile.mkdtemp(dir=top))
+            descriptor = _open_directory(directory)
+            acquire(descriptor)
+            return directory, descriptor
+
+        directory, descriptor = self._scratch_turn(make)
+        try:
+            yield directory
+        finally:
+            remove_tree(directory)
+            os.close(descriptor)
+
+    def _scratch_turn(self, make: Callable[[Path], T]) -> T:
+        """Remove scratch directories of killed processes, then let ``make`` make its own before others look."""
         top = self.state_dir / "scratch"
-        descriptor = -1
         try:
             top.mkdir(exist_ok=True)
             turn = _open_directory(top)
@@ -267,18 +313,11 @@ class LocalStore:
                         if acquire(lock, wait=False):
                             remove_tree(other)
                         os.close(lock)
-                directory = Path(tempfile.mkdtemp(dir=top))
-                descriptor = _open_directory(directory)
-                acquire(descriptor)
+                return make(top)
             finally:
                 os.close(turn)
         except OSError as error:
             raise host_error(error, f"cannot make a directory below {top}") from error
-        try:
-            yield directory
-        finally:
-            remove_tree(directory)
-            os.close(descriptor)
 
     def place(
         self,
@@ -431,7 +470,8 @@ class LocalStore:
         on_wait: OnWait = silent,
         unwanted: Callable[[], bool] = patient,
     ) -> StorePath:
-        self.temp_roots.add(path)
+        references = list(references)
+        self.temp_roots.add(path, *references)
         if path in self.valid([path]):
             return path
         with self.lock(path, on_wait, unwanted):
@@ -470,7 +510,7 @@ class LocalStore:
 
     def failed_build(self, derivation: StorePath) -> Path:
         """Return where the directory of a failed build is kept: ``store`` and ``build``, as its sandbox had them."""
-        return self.root / "nix/var/pgbake/failed" / derivation.basename
+        return self.failed_dir / derivation.basename
 
 
 def remove_tree(path: Path) -> None:

@@ -113,6 +113,20 @@ def path_lock(target: Path, on_wait: OnWait, unwanted: Callable[[], bool] = pati
 
 
 @contextmanager
+def exclusive_lock(file: Path, on_wait: OnWait = silent) -> Iterator[None]:
+    """Hold the lock on a file that stays, such as Nix's ``gc.lock``, for a ``with`` block.
+
+    :raises StoreError: it cannot be opened.
+    """
+    descriptor = open_lock(file)
+    try:
+        _await(descriptor, file, on_wait, patient)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def directory_lock(directory: Path, on_wait: OnWait = silent) -> Iterator[None]:
     """Hold a lock on a directory itself for a ``with`` block; no file is left, whatever happens.
 
@@ -136,13 +150,16 @@ def holder(file: Path) -> str:
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
             if "FLOCK" in fields and "->" not in fields and fields[5].rsplit(":", 1)[-1] == str(inode):
-                return f"pid {fields[4]} ({_command(int(fields[4]))})"
+                return f"pid {fields[4]} ({command_of(int(fields[4]))})"
     return "another process"
 
 
-def _command(pid: int) -> str:
-    """Return a process's command as its user knows it: without the interpreter, programs without directories."""
-    words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
+def command_of(pid: int) -> str:
+    """Return a process's command as its user knows it: without the interpreter, programs without directories.
+
+    :raises OSError: it has ended.
+    """
+    words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").rstrip("\0").split("\0")
     if len(words) > 1 and Path(words[0]).name.startswith("python"):
         if words[1] == "-m":
             words = words[2:]

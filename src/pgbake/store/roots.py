@@ -12,10 +12,11 @@ import errno
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pgbake.errors import StoreError, host_error
+from pgbake.errors import FormatError, StoreError, host_error
 from pgbake.files import flush_directory
 from pgbake.formats import base32
 from pgbake.formats.storepath import STORE_DIR, StorePath
@@ -80,6 +81,21 @@ class TempRoots:
                         os.write(descriptor, b"d")  # for a new process of that pid, which may have it open by now
                 finally:
                     os.close(descriptor)
+
+    def held(self) -> Iterator[tuple[int, StorePath]]:
+        """Yield what living processes hold, each path with the process's id; files of dead ones are passed over."""
+        for file in self._file.parent.iterdir():
+            try:
+                descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue
+            with open(descriptor, "rb") as stream:  # noqa: PTH123 - a descriptor
+                # Shared, so that one who only looks never stands in the way of another.
+                if acquire(descriptor, shared=True, wait=False):
+                    continue
+                for name in stream.read().split(b"\0")[:-1]:
+                    with suppress(FormatError, ValueError):
+                        yield int(file.name), StorePath.parse(name.decode())
 
     def close(self) -> None:
         """Drop the roots."""

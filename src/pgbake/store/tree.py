@@ -59,10 +59,11 @@ def dump(path: Path, write: Consumer) -> int:
     return _Archiver(emit, block).archive(path)
 
 
-def hash_tree(path: Path, consumers: Sequence[Consumer] = ()) -> NarHash:
+def hash_tree(path: Path, consumers: Sequence[Consumer] = (), *, threaded: bool = True) -> NarHash:
     """Return hash and size of the NAR of a file tree, without making the NAR.
 
     :param consumers: shown all of the NAR's bytes in the same pass; may be called from another thread.
+    :param threaded: whether to hash in a thread of its own: sooner done, in all more work.
     :raises StoreError: see :func:`dump`.
     """
     digest = hashlib.sha256()
@@ -72,6 +73,9 @@ def hash_tree(path: Path, consumers: Sequence[Consumer] = ()) -> NarHash:
         for consumer in consumers:
             consumer(view)
 
+    if not threaded:
+        size = dump(path, consume)
+        return NarHash(digest.digest(), size)
     # One thread reads files, the other hashes: both are mostly outside of the interpreter's lock.
     block = _new_block()
     busy: deque[tuple[Future[None], memoryview]] = deque()
@@ -132,33 +136,34 @@ class _Archiver:
             self._put(nar.DIRECTORY)
             unfinished.append(_entries(root))
         else:
-            self._leaf(root, stat.S_ISREG(mode), stat.S_ISLNK(mode))
+            self._leaf(root, stat.S_ISREG(mode), stat.S_ISLNK(mode), b"", nar.CLOSE)
         while unfinished:
             entry = next(unfinished[-1], None)
             if entry is None:
                 unfinished.pop()
                 self._put(nar.CLOSE + nar.CLOSE if unfinished else nar.CLOSE)
                 continue
-            self._put(nar.entry(entry.name))
+            head = nar.entry(entry.name)
             if entry.is_dir(follow_symlinks=False):
-                self._put(nar.DIRECTORY)
+                self._put(head + nar.DIRECTORY)
                 unfinished.append(_entries(entry.path))
             else:
-                self._leaf(entry.path, entry.is_file(follow_symlinks=False), entry.is_symlink())
-                self._put(nar.CLOSE)
+                is_file = entry.is_file(follow_symlinks=False)
+                self._leaf(entry.path, is_file, entry.is_symlink(), head, nar.CLOSE + nar.CLOSE)
 
-    def _leaf(self, path: bytes, is_file: bool, is_symlink: bool) -> None:
+    def _leaf(self, path: bytes, is_file: bool, is_symlink: bool, head: bytes, tail: bytes) -> None:
+        """Add a file or symlink between what stands before and behind it."""
         if is_file:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
                 status = os.fstat(descriptor)
-                self._put(nar.regular(bool(status.st_mode & stat.S_IXUSR), status.st_size))
+                self._put(head + nar.regular(bool(status.st_mode & stat.S_IXUSR), status.st_size))
                 self._copy(descriptor, status.st_size, path)
             finally:
                 os.close(descriptor)
-            self._put(nar.padding(status.st_size) + nar.CLOSE)
+            self._put(nar.padding(status.st_size) + tail)
         elif is_symlink:
-            self._put(nar.symlink(os.readlink(path)) + nar.CLOSE)
+            self._put(head + nar.symlink(os.readlink(path)) + tail)
         else:
             raise _special_file(path)
 

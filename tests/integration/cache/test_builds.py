@@ -90,7 +90,7 @@ def test_what_nobody_trusted_has_signed_is_refused(newcomer: TestProject, bundle
     assert done.returncode == 1
     assert f"{bundle.path} from file://" in done.stderr
     assert "is refused: it is signed by test-1; trusted: other-1" in done.stderr
-    assert 'hint: if you trust test-1, add its public key to the manifest: [trust] keys = ["test-1:..."]' in done.stderr
+    assert "hint: if you trust test-1, add its public key to the manifest, below [trust]" in done.stderr
     with LocalStore(newcomer.store) as store:
         assert store.database.paths() == []
 
@@ -130,3 +130,21 @@ def test_what_a_cache_gives_wrong_is_built(
     with LocalStore(newcomer.store) as store, LocalStore(example.store) as first:
         assert store.info(broken).nar_sha256 == first.info(broken).nar_sha256
         assert store.info(broken).ultimate
+
+
+def test_damage_is_mended_from_the_cache(newcomer: TestProject, bundle: Bundle) -> None:
+    newcomer.pgbake("pull", "--no-link")
+    path = bundle.by_name()["pgvector"].output_paths["out"]
+    with LocalStore(newcomer.store) as store:
+        library = next(store.physical(path).rglob("vector.so"))
+    library.chmod(0o644)
+    data = bytearray(library.read_bytes())
+    data[1000] ^= 1
+    library.write_bytes(data)
+    found = newcomer.pgbake("verify", str(bundle.path), check=False)
+    assert found.returncode == 1 and str(path) in found.stdout
+    outcomes = newcomer.json("repair", "--dry-run", str(bundle.path))["outcomes"]
+    assert [(outcome["subject"], outcome["way"]) for outcome in outcomes] == [(str(path), "fetched")]
+    outcomes = newcomer.json("repair", str(bundle.path))["outcomes"]
+    assert [(outcome["subject"], outcome["way"]) for outcome in outcomes] == [(str(path), "fetched")]
+    newcomer.pgbake("verify")

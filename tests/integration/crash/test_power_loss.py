@@ -122,7 +122,7 @@ def test_what_is_valid_outlives_a_power_cut(lab: Path) -> None:
 @pytest.mark.parametrize(
     ("sabotage", "problem"),
     [
-        ("LocalStore._flush = lambda self: None", "is not whole"),
+        ("LocalStore.flush = lambda self: None", "is not whole"),
         (
             "made = Database.__init__\n"
             "def init(self, *args, **more):\n    made(self, *args, **more)\n"

@@ -97,6 +97,7 @@ HOSTILE = {
     "a full reference": (TEXT.replace("References: ", "References: /nix/store/"), "not a store path"),
     "no reference": (TEXT.replace("References: ", "References: x "), "not a store path"),
     "a wrong signature": (TEXT + "Sig: a:b\n", "base64"),
+    "signatures without end": (TEXT + f"Sig: a:{'A' * 86}==\n" * 101, "101 signatures"),
     "no content address": (TEXT + "CA: sha256\n", "no content address"),
 }  # fmt: skip
 

@@ -1,0 +1,128 @@
+"""The store's commands, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgbake.formats.storepath import StorePath
+from pgbake.formats.system import host_system
+from pgbake.store.local import remove_tree
+from tests.projects import TestProject
+from tests.unit.store.texts import damage
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def built(apart: TestProject) -> TestProject:
+    apart.pgbake("build")
+    return apart
+
+
+def runtime_package(project: TestProject, name: str) -> Path:
+    inputs = project.project.bundle(host_system()).graph.inputs.values()
+    (path,) = [item.path for item in inputs if (item.kind, item.name) == ("runtime", name)]
+    return project.store / "nix/store" / path.basename
+
+
+def test_damage_is_named_and_mended(built: TestProject) -> None:
+    numeral = StorePath.parse(built.project.bundle(host_system()).by_name()["numeral"].outputs["out"].path)
+    module = next((built.store / "nix/store" / numeral.basename).rglob("numeral.so"))
+    icu = next(runtime_package(built, "libicu72").rglob("libicuuc.so.72.*"))
+    damage(module)
+    damage(icu)
+    remove_tree(runtime_package(built, "libxml2"))
+    failed = built.pgbake("verify", "result", check=False)
+    assert failed.returncode == 1 and "hint: run `pgbake repair`" in failed.stderr and "Traceback" not in failed.stderr
+    assert failed.stdout.count("modified ") == 2 and failed.stdout.count("missing ") == 1
+    assert str(numeral) in failed.stdout and "needed by " in failed.stdout
+    plan = {item["subject"].partition("-")[2]: item["way"] for item in built.json("repair", "--dry-run")["outcomes"]}
+    assert sorted(plan.values()) == ["rebuilt", "unpacked", "unpacked"]
+    assert built.pgbake("verify", "--no-contents", check=False).returncode == 1
+    mended = {item["subject"]: item["way"] for item in built.json("repair")["outcomes"]}
+    assert mended[str(numeral)] == "rebuilt" and len(mended) == 3
+    assert "all as registered" in built.pgbake("verify").stdout
+    assert "nothing to repair" in built.pgbake("repair").stdout
+
+
+def test_only_what_nothing_needs_goes(built: TestProject) -> None:
+    link = built.directory / "result"
+    assert {"path": str(link.readlink()), "kind": "link", "holder": str(link)} in built.json("roots")
+    would = built.json("gc", "--dry-run")
+    assert built.pgbake("gc", "--dry-run").stdout.splitlines()[-1].split()[0] == str(len(would["deleted"]))
+    done = built.json("gc")
+    assert [item["path"] for item in done["deleted"]] == [item["path"] for item in would["deleted"]]
+    assert built.json("plan")["build"] == [] and built.pgbake("run", "--", "psql", "--version").returncode == 0
+    assert "all as registered" in built.pgbake("verify").stdout
+    (built.directory / "result").unlink()
+    assert built.json("gc", "--keep-for", "52w")["deleted"] == []
+    rest = built.json("gc")
+    assert rest["kept"] == 0 and rest["freed"] >= 0
+    assert [path.name for path in (built.store / "nix/store").iterdir()] == [".links"]
+
+
+def test_equal_files_are_linked(built: TestProject) -> None:
+    would = built.json("optimise", "--dry-run")
+    done = built.json("optimise")
+    assert (done["files"], done["saved"]) == (would["files"], would["saved"]) and done["files"] > 100
+    assert built.json("optimise")["files"] == 0
+    assert "all as registered" in built.pgbake("verify").stdout
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pgbake-elsewhere-") as directory:
+        yield Path(directory)
+
+
+def test_they_need_no_project(example: TestProject, elsewhere: Path) -> None:
+    def pgbake(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pgbake", "-C", str(elsewhere), "--store", str(elsewhere / "store"), *args]
+        return subprocess.run(command, env=example.environment(), capture_output=True, text=True, check=False)
+
+    for args in (["gc"], ["gc", "--dry-run"], ["roots"], ["verify"], ["repair"], ["optimise"]):
+        done = pgbake(*args)
+        assert done.returncode == 0, done.stderr
+    assert "0 paths deleted" in pgbake("gc").stdout
+    for args, problem in (
+        (["gc", "--keep-for", "7"], "'7' is no age"),
+        (["gc", "--older-than", "-7d"], "is no age"),
+        (["gc", "--max-freed", "5X"], "'5X' is no size"),
+        (["verify", "result"], "result is no store path, nor a link to one"),
+        (["verify", f"/nix/store/{'0' * 32}-nothing"], "is not in the store"),
+    ):
+        done = pgbake(*args)
+        assert done.returncode in (1, 2) and problem in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path("/nix").is_dir(), reason="needs root, and /nix to hide")
+def test_a_store_that_nix_owns_is_not_touched(elsewhere: Path) -> None:
+    (elsewhere / "nix-store").write_text("#!/bin/sh\n")
+    (elsewhere / "nix-store").chmod(0o755)
+    (elsewhere / "root").symlink_to("/")
+    hide = 'mount -t tmpfs none /nix && "$@"; status=$?; ls -A /nix; exit $status'
+    environment = os.environ | {"PATH": f"{elsewhere}:{os.environ['PATH']}", "XDG_DATA_HOME": str(elsewhere / "data")}
+    environment.pop("PGBAKE_STORE", None)
+
+    def pgbake(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["unshare", "--mount", "sh", "-c", hide, "sh", sys.executable, "-m", "pgbake", "-C", str(elsewhere), *args],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    for args in (["gc"], ["verify"], ["repair"], ["optimise"], ["roots"]):
+        for root in ("/", str(elsewhere / "root")):
+            done = pgbake("--store", root, *args)
+            assert done.returncode == 1 and done.stdout == "", done.stdout
+            assert "belongs to Nix, which is installed on this machine" in done.stderr
+            assert "hint: leave --store" in done.stderr
+        done = pgbake(*args)
+        assert done.returncode == 0 and "nix" not in done.stdout.splitlines(), done.stderr
+    assert (elsewhere / "data/pgbake/store/nix/store").is_dir()
