@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "size", "tree", "merge", "verify", "build", "cache")
+NAMES = ("start", "size", "tree", "merge", "verify", "cache", "build")
 
 
 def main() -> None:

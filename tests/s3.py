@@ -78,10 +78,13 @@ class S3Server:
         # Nothing outlives the tests, even if they are killed.
         self._command = ["setpriv", "--pdeathsig", "KILL", program, *self._arguments()]
         self._process: subprocess.Popen[bytes] | None = None
+        self._filled = False
         self.start()
         for bucket in ("main", "public", "other"):
             address = obstore.sign(self._client(bucket), "PUT", "", timedelta(minutes=1))
             requests.put(address, timeout=10).raise_for_status()
+            self.write("probe", b"there", bucket)
+        self._filled = True
 
     def _arguments(self) -> list[str]:
         arguments = ["server", "-ip", "127.0.0.1", "-ip.bind", "127.0.0.1", "-s3.ip.bind", "127.0.0.1"]
@@ -104,12 +107,17 @@ class S3Server:
         end = time.monotonic() + 60
         while time.monotonic() < end and self._process.poll() is None:
             with suppress(requests.RequestException):
-                # Its filer comes up after its door; a write tells that both are there.
-                probe = obstore.sign(self._client("main"), "HEAD", "probe", timedelta(minutes=1))
-                if requests.head(probe, timeout=5).status_code in (200, 404):
+                # Its parts come up one after the other: an object tells that all are there.
+                probe = obstore.sign(self._client("main"), "GET", "probe", timedelta(minutes=1))
+                if requests.get(probe, timeout=5).status_code == (200 if self._filled else 404):
                     return
             time.sleep(0.05)
         raise AssertionError(f"the S3 server does not start:\n{(self.directory / 'log').read_text()[-3000:]}")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was not killed."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """End it at once, as a power cut would."""

@@ -257,8 +257,10 @@ class ObjectStore:
             if self.local is not None:
                 directory = (self.local / name).parent
                 directory.mkdir(parents=True, exist_ok=True)
-                with suppress(OSError):
+                descriptor = -1
+                with suppress(OSError):  # file systems without such files
                     descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644)
+                if descriptor >= 0:
                     with os.fdopen(descriptor, "w+b") as file:
                         yield file
                     return
@@ -412,7 +414,7 @@ class ObjectStore:
         except (Missing, Exists, Changed, Unchanged, CacheError):
             raise
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise self._missing(str(error)) from None
+            raise (self._no_bucket(str(error)) or Missing()) from None
         except PermissionError as error:
             if self.local is not None:
                 raise CacheError(f"{where}: {error.strerror}", hint="run as the owner of that directory") from error
@@ -428,7 +430,7 @@ class ObjectStore:
                 raise
             text = str(error)
             if isinstance(error, known.NotFoundError):
-                raise self._missing(str(error)) from None
+                raise (self._no_bucket(str(error)) or Missing()) from None
             if isinstance(error, known.AlreadyExistsError):
                 raise Exists from None
             if isinstance(error, known.PreconditionError):
@@ -439,10 +441,10 @@ class ObjectStore:
                 raise self._refused(where, text) from None
             raise self._failed(where, text) from None
 
-    def _missing(self, text: str) -> Missing | CacheError:
-        if "<Code>NoSuchBucket</Code>" in text:
-            return CacheError(f"there is no bucket for {self.url}", hint="check its name and region, or make it first")
-        return Missing()
+    def _no_bucket(self, text: str) -> CacheError | None:
+        if "<Code>NoSuchBucket</Code>" not in text:
+            return None
+        return CacheError(f"there is no bucket for {self.url}", hint="check its name and region, or make it first")
 
     def _refused(self, where: str, text: str) -> CacheError:
         status = _STATUS.search(text)
@@ -456,6 +458,8 @@ class ObjectStore:
         return CacheError(f"access to {where} is refused: {reason}", hint=hint.get(kind.removesuffix("s")))
 
     def _failed(self, where: str, text: str) -> CacheError | HostError:
+        if error := self._no_bucket(text):
+            return error
         status = _STATUS.search(text)
         if status and status[1] in ("401", "403"):
             return self._refused(where, text)

@@ -144,7 +144,8 @@ class Puller:
                 raise
             finally:
                 for path, (_, locks) in unpacked.items():
-                    remove_tree(self.store.physical(path))  # what it needs did not come
+                    if not self.store.valid([path]):  # what it needs did not come
+                        remove_tree(self.store.physical(path))
                     locks.close()
         return brought
 

@@ -34,11 +34,17 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     yield from _s3(tmp_path_factory.mktemp("s3"))
 
 
+@pytest.fixture(scope="module")
+def _mortal_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    yield from _s3(tmp_path_factory.mktemp("mortal-s3"))
+
+
 @pytest.fixture
-def mortal_s3(tmp_path: Path) -> Iterator[S3Server]:
+def mortal_s3(_mortal_s3: S3Server) -> S3Server:
     """An S3 server that the test may kill."""
-    (tmp_path / "s3").mkdir()
-    yield from _s3(tmp_path / "s3")
+    if not _mortal_s3.is_running:
+        _mortal_s3.start()
+    return _mortal_s3
 
 
 def _s3(directory: Path) -> Iterator[S3Server]:

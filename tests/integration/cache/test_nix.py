@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from pgbake.bundle.merge import Bundle
 from pgbake.errors import CacheError
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
 from tests.closures import GREETING, Closure, make_closure, secret_key
 from tests.integration.cache.transfers import OURS, Place, check_directory, check_store
 from tests.oracle import Oracle
+from tests.projects import TestProject
 from tests.web import WebServer
 
 pytestmark = pytest.mark.integration
@@ -160,3 +162,23 @@ def test_the_cache_is_what_nix_would_write(oracle: Oracle, place: Place, tmp_pat
 
     for path in closure.paths:
         assert lines(place.narinfo_file(path)) == lines(tmp_path / "theirs" / f"{path.digest}.narinfo")
+
+
+def test_nix_takes_the_examples_bundle_and_runs_it(
+    example: TestProject, bundle: Bundle, oracle: Oracle, place: Place, web: WebServer
+) -> None:
+    """By the commands: pushed, taken by Nix into a profile, taken by pgbake into a store of its own."""
+    (place.directory / "key").write_text(OURS.export())
+    (place.directory / "key").chmod(0o600)
+    example.pgbake("push", "--to", place.url, "--key", str(place.directory / "key"))
+    (place.directory / "config/pgbake").mkdir(parents=True)
+    (place.directory / "config/pgbake/config.toml").write_text(f'[trust]\nkeys = ["{OURS.public}"]\n')
+    oracle.run("nix", "profile", "install", "--option", "substituters", web.url, *TRUSTING, str(bundle.path))
+    version = oracle.run("/tmp/.nix-profile/lib/postgresql/15/bin/postgres", "--version").stdout
+    assert version.startswith(b"postgres (PostgreSQL) 15.")
+    oracle.run("nix", "store", "verify", "--recursive", *TRUSTING, str(bundle.path))
+    variables = {"PGBAKE_STORE": str(place.directory / "target"), "XDG_CONFIG_HOME": str(place.directory / "config")}
+    example.pgbake("pull", "--from", web.url, "--no-link", environment=variables)
+    ran = example.pgbake("run", "--", "postgres", "--version", environment=variables)
+    assert ran.stdout.encode() == version
+    check_store(place.target, [bundle.path])

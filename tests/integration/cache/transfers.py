@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ from tests.closures import Closure, make_closure, secret_key
 from tests.s3 import S3Server
 
 OURS = secret_key()
+
+_OBJECT = re.compile(
+    rf"nix-cache-info|{NAME}|[0-9a-z]{{32}}\.narinfo|nar/[0-9a-z]{{52}}\.nar(\.(zst|xz))?|(roots|statements)/[^.].*\.json"
+)
 
 
 @dataclass
@@ -145,9 +150,8 @@ def check_cache(objects: dict[str, Callable[[], bytes]], closure: Iterable[Store
 def check_directory(cache: Path, closure: Iterable[StorePath] = ()) -> set[StorePath]:
     """See :func:`check_cache`; nothing of an interrupted write may lie there, either."""
     files = {str(file.relative_to(cache)): file for file in cache.rglob("*") if file.is_file()}
-    ours = ("nix-cache-info", NAME, "pgbake-lease", ".pgbake-lease")
-    left = [name for name in files if name not in ours and not name.endswith((".narinfo", ".nar.zst"))]
-    assert all(name.startswith("roots/") and name.endswith(".runtime.json") for name in left), left
+    strange = [name for name in files if not _OBJECT.fullmatch(name)]
+    assert not strange, strange
     return check_cache({name: file.read_bytes for name, file in files.items()}, closure)
 
 
