@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -18,6 +19,17 @@ def without_user_namespaces(argv: Sequence[str]) -> list[str]:
     further ones, ``user.max_user_namespaces``, is 0. That setting counts per namespace.
     """
     return [sys.executable, "-m", "tests.namespaces", *argv]
+
+
+def with_nix_at(directory: Path, argv: Sequence[str]) -> list[str]:
+    """Return the command that runs another one where ``directory`` is ``/nix``, whatever the machine has there."""
+    command = ["bwrap"]
+    for entry in sorted(Path("/").iterdir()):
+        if entry.is_symlink():
+            command += ["--symlink", str(entry.readlink()), str(entry)]
+        elif entry.name != "nix":
+            command += ["--dev-bind", str(entry), str(entry)]
+    return [*command, "--bind", str(directory), "/nix", "--", *argv]
 
 
 def _enter(argv: Sequence[str]) -> NoReturn:

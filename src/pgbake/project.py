@@ -7,8 +7,8 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pgbake.bundle.merge import Bundle, lower_bundle
 from pgbake.errors import ManifestError, StoreError
 from pgbake.files import read_hint
 from pgbake.formats.system import SYSTEMS, System, host_system
@@ -18,6 +18,9 @@ from pgbake.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pgbake.recipes.recipe import Catalogue, load_catalogue
 from pgbake.requirements import requirements
 from pgbake.trust import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pgbake.bundle.merge import Bundle
 
 
 def cache_dir() -> Path:
@@ -134,6 +137,8 @@ class Project:
 
         :raises LockError: the lock is missing or does not fit the manifest.
         """
+        from pgbake.bundle.merge import lower_bundle  # slow, and not every command wants one
+
         requirements(self.manifest, self.catalogue).check(self.lock, system)
         return lower_bundle(self.manifest, self.catalogue, self.lock, system)
 

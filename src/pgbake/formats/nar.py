@@ -66,14 +66,18 @@ Event = Directory | End | Regular | Symlink | bytes
 # --- pieces of the archive, for those who walk a tree in its order themselves ------------------------
 
 
+_ZEROS = tuple(bytes(count) for count in range(8))
+
+
 def string(data: bytes) -> bytes:
     """Return ``data`` as a string of the archive."""
-    return len(data).to_bytes(8, "little") + data + padding(len(data))
+    size = len(data)
+    return size.to_bytes(8, "little") + data + _ZEROS[-size % 8]
 
 
 def padding(size: int) -> bytes:
     """Return the zeros that follow a string of ``size`` bytes."""
-    return bytes(-size % 8)
+    return _ZEROS[-size % 8]
 
 
 MAGIC = string(b"nix-archive-1")

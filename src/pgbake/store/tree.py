@@ -29,6 +29,8 @@ Consumer = Callable[[memoryview], object]
 _BLOCK_SIZE = 1 << 19
 _BLOCKS = 4
 
+_CLOSE_ENTRY = nar.CLOSE + nar.CLOSE
+
 #: Nix's time stamp: the first second, so that no program takes it for "unknown".
 _MTIME_NS = 1_000_000_000
 
@@ -144,12 +146,13 @@ class _Archiver:
                 self._put(nar.CLOSE + nar.CLOSE if unfinished else nar.CLOSE)
                 continue
             head = nar.entry(entry.name)
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_file(follow_symlinks=False):
+                self._leaf(entry.path, True, False, head, _CLOSE_ENTRY)
+            elif entry.is_dir(follow_symlinks=False):
                 self._put(head + nar.DIRECTORY)
                 unfinished.append(_entries(entry.path))
             else:
-                is_file = entry.is_file(follow_symlinks=False)
-                self._leaf(entry.path, is_file, entry.is_symlink(), head, nar.CLOSE + nar.CLOSE)
+                self._leaf(entry.path, False, entry.is_symlink(), head, _CLOSE_ENTRY)
 
     def _leaf(self, path: bytes, is_file: bool, is_symlink: bool, head: bytes, tail: bytes) -> None:
         """Add a file or symlink between what stands before and behind it."""
@@ -169,11 +172,12 @@ class _Archiver:
 
     def _put(self, piece: bytes) -> None:
         """Add a piece that is smaller than a block."""
-        end = self._fill + len(piece)
+        fill = self._fill
+        end = fill + len(piece)
         if end > _BLOCK_SIZE:
             self._flush()
-            end = len(piece)
-        self._block[self._fill : end] = piece
+            fill, end = 0, len(piece)
+        self._block[fill:end] = piece
         self._fill = end
 
     def _copy(self, descriptor: int, left: int, path: bytes) -> None:

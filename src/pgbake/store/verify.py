@@ -10,14 +10,10 @@ Hashing takes nearly all of the time, so it is shared out to processes, one for 
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import multiprocessing
 import os
-import signal
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +24,13 @@ from pgbake.events import Progressed, Sink, silent, task
 from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
 from pgbake.store.database import PathInfo
+from pgbake.store.hashing import Hashed, hash_trees
 from pgbake.store.local import LocalStore
 from pgbake.store.references import ReferenceScanner
-from pgbake.store.tree import NarHash, hash_tree
+from pgbake.store.tree import hash_tree
 
 FindingKind = Literal["missing", "modified", "unreadable", "reference", "link", "database"]
 
-#: Work for one process is at least so many bytes, or so many trees: handing it over costs as much as hashing 1 MB.
-_SHARE_BYTES = 16 << 20
-_SHARE_TREES = 64
 #: How many files are told of a damaged path.
 _MOST_FILES = 10
 
@@ -164,7 +158,7 @@ def _contents(
     damaged_links: set[int] = set()
     modified: list[Finding] = []
     # Links first: what is wrong with one says which file of a path is damaged.
-    for name, seen in hash_trees(store.links_dir, links, None, lambda _name: None):
+    for name, seen in hash_trees(store.links_dir, dict.fromkeys(links, 0)):
         file = store.links_dir / name
         if isinstance(seen, Hashed) and name == base32.encode(seen.nar.sha256):
             continue
@@ -173,13 +167,12 @@ def _contents(
             what = seen if isinstance(seen, str) else f"its contents have the hash {base32.encode(seen.nar.sha256)}"
             yield Finding("link", str(file), what)
     by_name = {path.basename: info for path, info in wanted.items()}
-    largest = sorted(by_name, key=lambda name: -by_name[name].nar_size)
     total = sum(info.nar_size for info in wanted.values())
     title = f"{len(wanted)} path{'s' if len(wanted) != 1 else ''}"
     with task(report, "verify", "verify", title, total):
         done = 0
         sizes = {name: info.nar_size for name, info in by_name.items()}
-        for name, seen in hash_trees(store.store_dir, largest, known, sizes.__getitem__):
+        for name, seen in hash_trees(store.store_dir, sizes, known):
             info = by_name[name]
             modified += _compare(store, info, seen, damaged_links)
             done += info.nar_size
@@ -226,88 +219,3 @@ def _suspects(physical: Path, links: Collection[int]) -> list[str]:
             if is_directory and not is_link:
                 pending += sorted(place.iterdir(), reverse=True)
     return found
-
-
-# --- hashing on all cores ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Hashed:
-    """A tree's NAR hash, and the store paths that it mentions where they were looked for."""
-
-    nar: NarHash
-    found: frozenset[StorePath] | None
-
-
-def hash_trees(
-    directory: Path,
-    names: Sequence[str],
-    candidates: Collection[StorePath] | None,
-    size: Callable[[str], int | None],
-) -> Iterator[tuple[str, Hashed | str]]:
-    """Hash trees of a directory in several processes; yield each as it is done, or what went wrong with it.
-
-    :param names: the trees; large ones should come first.
-    :param candidates: store paths to look for.
-    :param size: says how many bytes a tree has, where that is known.
-    """
-    shares = list(_shares(names, size))
-    cores = len(os.sched_getaffinity(0))
-    workers = min(cores, len(shares))
-    if workers < 2:
-        for share in shares:
-            yield from _hash_share(directory, share, candidates, cores > 1)
-        return
-    # Forked, since starting an interpreter takes longer than hashing most stores.
-    context = multiprocessing.get_context("fork")
-    total = sum(size(name) or 0 for name in names)
-    with ProcessPoolExecutor(workers, context, _end_with_parent, (os.getpid(),)) as pool:
-        pending = [
-            # One that is so large that others wait for it is worth a second thread; else that only costs.
-            pool.submit(_hash_share, directory, share, candidates, (size(share[0]) or 0) * workers > total)
-            for share in shares
-        ]
-        try:
-            for done in as_completed(pending):
-                yield from done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _shares(names: Iterable[str], size: Callable[[str], int | None]) -> Iterator[list[str]]:
-    share: list[str] = []
-    filled = 0
-    for name in names:
-        share.append(name)
-        filled += size(name) or 0
-        if filled >= _SHARE_BYTES or len(share) >= _SHARE_TREES:
-            yield share
-            share, filled = [], 0
-    if share:
-        yield share
-
-
-def _hash_share(
-    directory: Path, share: Sequence[str], candidates: Collection[StorePath] | None, threaded: bool
-) -> list[tuple[str, Hashed | str]]:
-    done: list[tuple[str, Hashed | str]] = []
-    for name in share:
-        scanner = None if candidates is None else ReferenceScanner(candidates)
-        try:
-            nar = hash_tree(directory / name, [] if scanner is None else [scanner.feed], threaded=threaded)
-        except (StoreError, OSError) as error:
-            done.append((name, str(error)))
-        else:
-            done.append((name, Hashed(nar, scanner.found if scanner else None)))
-    return done
-
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent(parent: int) -> None:
-    """Let this process end when its parent is killed, and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import host_system
-from pgbake.store.local import remove_tree
+from pgbake.store.local import LocalStore, remove_tree
+from tests.namespaces import with_nix_at
 from tests.projects import TestProject
 from tests.unit.store.texts import damage
 
@@ -102,20 +104,33 @@ def test_they_need_no_project(example: TestProject, elsewhere: Path) -> None:
         assert done.returncode in (1, 2) and problem in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not Path("/nix").is_dir(), reason="needs root, and /nix to hide")
-def test_a_store_that_nix_owns_is_not_touched(elsewhere: Path) -> None:
+def pretend_nix(elsewhere: Path) -> dict[str, str]:
+    """Return the environment of a machine on which Nix is installed, as its programs in PATH tell."""
     (elsewhere / "nix-store").write_text("#!/bin/sh\n")
     (elsewhere / "nix-store").chmod(0o755)
-    (elsewhere / "root").symlink_to("/")
-    hide = 'mount -t tmpfs none /nix && "$@"; status=$?; ls -A /nix; exit $status'
     environment = os.environ | {"PATH": f"{elsewhere}:{os.environ['PATH']}", "XDG_DATA_HOME": str(elsewhere / "data")}
     environment.pop("PGBAKE_STORE", None)
+    return environment
+
+
+def contents(directory: Path) -> dict[str, tuple[int, int]]:
+    """Return when each file and directory was changed last, and its size."""
+    found = {}
+    for path in directory.rglob("*"):
+        status = path.lstat()
+        found[str(path)] = status.st_ctime_ns, status.st_size
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the machine's store is root's")
+def test_a_store_that_nix_owns_is_not_touched(elsewhere: Path) -> None:
+    environment = pretend_nix(elsewhere)
+    (elsewhere / "root").symlink_to("/")
+    (elsewhere / "nix").mkdir()
 
     def pgbake(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", hide, "sh", sys.executable, "-m", "pgbake", "-C", str(elsewhere), *args],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        command = with_nix_at(elsewhere / "nix", [sys.executable, "-m", "pgbake", "-C", str(elsewhere), *args])
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     for args in (["gc"], ["verify"], ["repair"], ["optimise"], ["roots"]):
         for root in ("/", str(elsewhere / "root")):
@@ -124,5 +139,23 @@ def test_a_store_that_nix_owns_is_not_touched(elsewhere: Path) -> None:
             assert "belongs to Nix, which is installed on this machine" in done.stderr
             assert "hint: leave --store" in done.stderr
         done = pgbake(*args)
-        assert done.returncode == 0 and "nix" not in done.stdout.splitlines(), done.stderr
+        assert done.returncode == 0, done.stderr
+    assert list((elsewhere / "nix").iterdir()) == []
     assert (elsewhere / "data/pgbake/store/nix/store").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the machine's store is root's")
+def test_what_was_built_before_nix_came_is_taken_from_there(built: TestProject, elsewhere: Path) -> None:
+    """Nix owns /nix from pgbake's next command on: nothing is written there, and nothing is built again."""
+    environment = pretend_nix(elsewhere)
+    before = contents(built.store / "nix")
+    command = [sys.executable, "-m", "pgbake", "-C", str(built.directory), "build", "--no-link", "--json"]
+    done = subprocess.run(
+        with_nix_at(built.store / "nix", command), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["built"] == [] and answer["paths"]["bundle"] in answer["pulled"]
+    assert contents(built.store / "nix") == before
+    with LocalStore(elsewhere / "data/pgbake/store") as store:
+        assert store.valid([StorePath.parse(answer["paths"]["bundle"])])
