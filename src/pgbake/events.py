@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 TaskKind = Literal[
-    "resolve", "fetch", "unpack", "build", "start", "push", "pull", "delete", "verify", "optimise", "sign"
-]
+    "resolve", "fetch", "unpack", "build", "start", "push", "pull", "delete", "verify", "optimise", "sign", "export",
+    "import",
+]  # fmt: skip
 Outcome = Literal["done", "failed", "cancelled"]
 
 

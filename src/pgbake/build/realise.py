@@ -47,30 +47,29 @@ def realise(
             # Whoever deleted it from the store took what builds read their inputs from.
             store.add_derivation(derivation)
     store.sweep()
-    jobs = JobServer(cores or len(os.sched_getaffinity(0)))
-    engine = LocalEngine(store, jobs, report, options, plan.derivations.__getitem__)
-    report(Planned("build", len(plan.builds)))
-    steps: dict[StorePath, Step] = {}
     stop = threading.Event()
+    steps: dict[StorePath, Step] = {}
     for item in plan.inputs:
         steps[item.path] = Step(partial(provider.provide, item), frozenset(), False)
     pulled: frozenset[StorePath] = frozenset()
     if plan.substitutes:
         assert caches is not None
-        store.temp_roots.add(*plan.substitutes)
         # All in one step, under the name of one of them: they share connections, and are registered together.
         pulled = frozenset([next(iter(plan.substitutes))])
         references = {path for offers in plan.substitutes.values() for path in offers[0].info.references}
-        puller = Puller(store, caches, report, stop)
-        steps |= {
-            path: Step(partial(puller.run, plan.substitutes), frozenset(references & steps.keys()), False)
-            for path in pulled
-        }
-    for derivation in plan.builds:
-        needs = ({*derivation.input_drvs, *derivation.input_srcs} & steps.keys()) | pulled
-        steps[derivation.path] = Step(partial(_build, engine, jobs, derivation, report), frozenset(needs), True)
+        work = partial(Puller(store, caches, report, stop).run, plan.substitutes)
+        steps |= {path: Step(work, frozenset(references & steps.keys()), False) for path in pulled}
+    cancel = [provider.cancel, stop.set]
+    jobs = JobServer(cores or len(os.sched_getaffinity(0)))
     try:
-        run_steps(steps, [engine.cancel, provider.cancel, stop.set], jobs.cores)
+        if plan.builds:  # only they need what a machine may lack: a sandbox
+            engine = LocalEngine(store, jobs, report, options, plan.derivations.__getitem__)
+            cancel.insert(0, engine.cancel)
+            report(Planned("build", len(plan.builds)))
+            for derivation in plan.builds:
+                needs = ({*derivation.input_drvs, *derivation.input_srcs} & steps.keys()) | pulled
+                steps[derivation.path] = Step(partial(_build, engine, jobs, derivation, report), frozenset(needs), True)
+        run_steps(steps, cancel, jobs.cores)
     finally:
         jobs.close()
 

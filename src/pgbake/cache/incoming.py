@@ -6,7 +6,7 @@ import hashlib
 import io
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from pgbake.formats.contentaddress import ContentAddress
 from pgbake.formats.narinfo import NarInfo
 from pgbake.store import tree
 from pgbake.store.database import PathInfo
+from pgbake.store.local import LocalStore
 
 #: Bytes of a NAR up to which it is read whole before it is unpacked.
 SMALL = 1 << 20
@@ -171,8 +172,18 @@ def _content_digest(address: ContentAddress, made: Path) -> bytes | None:
         return hashlib.file_digest(file, address.algorithm).digest()
 
 
-def path_info(info: NarInfo) -> PathInfo:
-    """Return what the store registers of a path that a cache told of."""
+def register(store: LocalStore, infos: Iterable[NarInfo]) -> None:
+    """Register paths that were unpacked in one step; all that they refer to is among them, or valid.
+
+    :raises StoreError: the store cannot be written.
+    """
+    infos = list(infos)
+    derivations = [info.path for info in infos if info.path.name.endswith(".drv")]
+    outputs = {path: store.derivation(path).output_paths for path in derivations}
+    store.register(map(_path_info, infos), outputs)
+
+
+def _path_info(info: NarInfo) -> PathInfo:
     return PathInfo(
         path=info.path,
         nar_sha256=info.nar_sha256,

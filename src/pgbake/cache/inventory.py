@@ -139,6 +139,14 @@ def bundles(inventory: Inventory) -> list[Bundle]:
     return sorted(found, key=lambda bundle: (-(bundle.pushed or 0), bundle.path))
 
 
+def narinfo_names(cache: BinaryCache) -> list[str]:
+    """Return the names of all narinfos of a cache that can be listed.
+
+    :raises CacheError: it cannot, refuses, or does not answer.
+    """
+    return [item.name for item in cache.objects.list() if _NARINFO.fullmatch(item.name)]
+
+
 def take_inventory(cache: BinaryCache, report: Sink, *, read_all: bool = False) -> Inventory:
     """Find out all that a cache holds.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pgbake.cache.compression import decompressed
-from pgbake.cache.incoming import SMALL, IncomingNar, path_info
+from pgbake.cache.incoming import SMALL, IncomingNar, register
 from pgbake.cache.objects import Missing
 from pgbake.cache.substituters import Offer, Substituters
 from pgbake.errors import CacheError, FormatError, PgbakeError
@@ -187,9 +187,7 @@ class Puller:
             seen |= set(new)
         if not ready:
             return []
-        infos = [path_info(unpacked[path][0].info) for path in ready]
-        outputs = {path: self.store.derivation(path).output_paths for path in ready if path.name.endswith(".drv")}
-        self.store.register(infos, outputs)
+        register(self.store, [unpacked[path][0].info for path in ready])
         brought = []
         for path in ready:
             offer, locks = unpacked.pop(path)

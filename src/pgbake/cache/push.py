@@ -8,7 +8,6 @@ that it refers to are there; the index last. A push that is killed leaves whole 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -16,22 +15,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
 
 from pgbake.cache.cache import CACHE_INFO, OWN_INFO, BinaryCache, Damaged, in_parallel, narinfo_name
-from pgbake.cache.compression import LEVEL, compressor
+from pgbake.cache.compression import LEVEL
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index, change_index, load_index
 from pgbake.cache.lease import wait_until_free
 from pgbake.cache.objects import Exists, Listed
+from pgbake.cache.outgoing import compress_nar
 from pgbake.cache.roots import Root, is_fresh, make_roots
-from pgbake.errors import CacheError, FormatError, StoreError
+from pgbake.errors import CacheError, FormatError
 from pgbake.events import Notice, Planned, Progressed, Sink, task
 from pgbake.formats import base32
 from pgbake.formats.keys import SecretKey, Signature
 from pgbake.formats.narinfo import NarInfo, fingerprint
 from pgbake.formats.storepath import StorePath
-from pgbake.store import tree
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore
 
@@ -318,7 +316,7 @@ class _Sender:
             self.cache.objects.spool("nar/x") as file,
         ):
             with self._turns:
-                file_sha256 = self._compress(info, file, id)
+                file_sha256 = compress_nar(self.store, info, file, self._teller(id), self.level)
             size = file.tell()
             name = f"nar/{base32.encode(file_sha256)}.nar.zst"
             self.cache.objects.put_file(name, file, replace=path in self.damaged)
@@ -336,36 +334,18 @@ class _Sender:
             ca=info.ca,
         )
 
-    def _compress(self, info: PathInfo, file: BinaryIO, id: str) -> bytes:
-        """Write a path's compressed NAR and return its sha256."""
-        machine = compressor(info.nar_size, self.level)
-        digest = hashlib.sha256()
-        done = 0
+    def _teller(self, id: str) -> Callable[[int], None]:
         told = time.monotonic()
 
-        def write(data: bytes) -> None:
-            if data:
-                digest.update(data)
-                file.write(data)
-
-        def consume(block: memoryview) -> None:
-            nonlocal done, told
+        def tell(done: int) -> None:
+            nonlocal told
             if self._stop.is_set():
                 raise CacheError("the push was stopped")
-            write(machine.compress(block))
-            done += len(block)
             if (now := time.monotonic()) - told > _REPORT_EVERY:
                 told = now
                 self.report(Progressed(id, done))
 
-        found = tree.hash_tree(self.store.physical(info.path), [consume])
-        write(machine.flush())
-        if found.sha256 != info.nar_sha256:
-            raise StoreError(
-                f"{info.path} is damaged in the store: its contents are not those that were registered",
-                hint=f"run `pgbake repair {info.path}`, then push again",
-            )
-        return digest.digest()
+        return tell
 
     def _send_narinfo(self, info: NarInfo) -> NarInfo | tuple[NarInfo, bool]:
         try:

@@ -21,6 +21,10 @@ COMMANDS = {
     },
     "Change": {
         "gc": "Take away what no bundle that is to be kept needs.",
+        "sign": "Sign all paths with another key.",
+    },
+    "Serve": {
+        "serve": "Serve a directory as a cache over HTTP.",
     },
 }
 

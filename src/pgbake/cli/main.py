@@ -34,6 +34,8 @@ COMMANDS = {
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",
         "pull": "Take the bundle, or any path, from binary caches.",
+        "export": "Write the bundle, or any path, to one file.",
+        "import": "Take what `pgbake export` wrote into the store.",
         "keygen": "Make a key to sign with.",
         "sign": "Sign the bundle, or other paths of the store.",
         "cache": "Care for a binary cache: look, verify, collect, sign, serve.",

@@ -37,11 +37,13 @@ _VERBS = {
     "verify": ("verifying", "verified"),
     "optimise": ("optimising", "optimised"),
     "sign": ("signing", "signed"),
+    "export": ("exporting", "exported"),
+    "import": ("importing", "imported"),
 }
 
 
 #: What moves many files or paths at once, told as a whole: what one of them is called.
-_TRANSFERS = {"fetch": "file", "push": "path", "pull": "path"}
+_TRANSFERS = {"fetch": "file", "push": "path", "pull": "path", "export": "path", "import": "path"}
 
 #: Unpacking many small packages is told as a whole by what waits for it; a line each would be noise.
 _WORTH_A_LINE = 1.0  # seconds

@@ -104,12 +104,16 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
     file is there, or it is told that nobody writes (https://www.sqlite.org/wal.html#readonly).
     """
     uri = f"file:{quote(str(file))}?mode=ro"
-    try:
-        connection = _connect(uri)
-        connection.execute("select count(*) from sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        connection = _connect(f"{uri}&immutable=1")
-        connection.execute("select count(*) from sqlite_master").fetchone()
+    if Path(f"{file}-wal").exists():
+        try:
+            connection = _connect(uri)
+            connection.execute("select count(*) from sqlite_master").fetchone()
+            return connection
+        except sqlite3.OperationalError:
+            pass
+    # Nobody has it open, or we may not make the file that readers share: nothing is to be written there.
+    connection = _connect(f"{uri}&immutable=1")
+    connection.execute("select count(*) from sqlite_master").fetchone()
     return connection
 
 

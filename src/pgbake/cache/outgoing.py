@@ -1,0 +1,47 @@
+"""NARs on their way out of the store: made, compressed, and held against what was registered, in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import BinaryIO
+
+from pgbake.cache.compression import LEVEL, compressor
+from pgbake.errors import StoreError
+from pgbake.store import tree
+from pgbake.store.database import PathInfo
+from pgbake.store.local import LocalStore
+
+
+def compress_nar(
+    store: LocalStore, info: PathInfo, file: BinaryIO, tell: Callable[[int], object], level: int = LEVEL
+) -> bytes:
+    """Write a path's NAR, compressed with zstd, and return the sha256 of what was written.
+
+    :param tell: called with the bytes of the NAR that are through; what it raises ends the work.
+    :param level: of zstd.
+    :raises StoreError: the path is damaged.
+    """
+    machine = compressor(info.nar_size, level)
+    digest = hashlib.sha256()
+    done = 0
+
+    def write(data: bytes) -> None:
+        if data:
+            digest.update(data)
+            file.write(data)
+
+    def consume(block: memoryview) -> None:
+        nonlocal done
+        write(machine.compress(block))
+        done += len(block)
+        tell(done)
+
+    found = tree.hash_tree(store.physical(info.path), [consume])
+    write(machine.flush())
+    if found.sha256 != info.nar_sha256:
+        raise StoreError(
+            f"{info.path} is damaged in the store: its contents are not those that were registered",
+            hint=f"run `pgbake repair {info.path}`, then push again",
+        )
+    return digest.digest()
