@@ -201,7 +201,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graph=graphs, steps=st.integers(0, 40), seed=st.integers(0, 999))
 def test_kept_is_the_closure_of_the_kept_and_a_kill_breaks_nothing(
     tmp_path_factory: pytest.TempPathFactory,
