@@ -90,9 +90,6 @@ def name_paths(app: App, names: Iterable[str]) -> list[StorePath]:
 
     :raises ManifestError: a name is neither.
     """
-    from pgbake.cli.goals import choose
-    from pgbake.formats.system import host_system
-
     found: list[StorePath] = []
     packages: list[str] = []
     for name in names:
@@ -105,6 +102,9 @@ def name_paths(app: App, names: Iterable[str]) -> list[StorePath]:
         else:
             packages.append(name)
     if packages or not found:
+        from pgbake.cli.goals import choose
+        from pgbake.formats.system import host_system
+
         bundle = app.project.bundle(host_system())
         for goal in choose(bundle, packages).values():
             found += [goal.output_paths["out"]]
