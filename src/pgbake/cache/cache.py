@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -193,6 +192,8 @@ def in_parallel(ask: Callable[[T], R], items: Iterable[T], at_once: int = REQUES
     items = list(items)
     if len(items) < 2:
         return [ask(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # slow, and one request needs none
+
     with ThreadPoolExecutor(min(at_once, len(items))) as pool:
         futures = [pool.submit(ask, item) for item in items]
         try:

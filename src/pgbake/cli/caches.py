@@ -25,7 +25,7 @@ def settings(app: App) -> Settings:
 def open_cache(url: str, priority: int | None = None) -> BinaryCache:
     """Return a client of a cache, which keeps copies of indexes in this user's cache directory."""
     from pgbake.cache.cache import BinaryCache
-    from pgbake.project import cache_dir
+    from pgbake.places import cache_dir
 
     return BinaryCache(url, cache_dir() / "caches", priority)
 
@@ -45,7 +45,7 @@ def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool =
     from pgbake.cache.localsource import SCHEME, LocalSource
     from pgbake.cache.statements import demanding
     from pgbake.cache.substituters import Substituters, by_priority
-    from pgbake.project import nix_has_taken_over
+    from pgbake.places import nix_has_taken_over
 
     found = settings(app)
     problems: list[PgbakeError] = []
