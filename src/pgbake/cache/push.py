@@ -49,6 +49,7 @@ class Survey:
     :param present: paths whose narinfo and NAR are there.
     :param damaged: paths whose narinfo is there, and whose NAR is not, or of another size.
     :param unindexed: of what is present, what the index lacks.
+    :param unsigned: of what is present, what bears no signature and does not certify itself.
     :param vanished: digests of what the index names and the cache has not.
     :param has_info: whether it has a ``nix-cache-info``; None where that is not known.
     :param objects: names of all that was listed, with the time of their last write (Unix seconds); None where no
@@ -58,6 +59,7 @@ class Survey:
     present: frozenset[StorePath]
     damaged: frozenset[StorePath] = frozenset()
     unindexed: tuple[NarInfo, ...] = ()
+    unsigned: tuple[StorePath, ...] = ()
     vanished: frozenset[str] = frozenset()
     has_info: bool | None = None
     objects: Mapping[str, float] | None = None
@@ -71,7 +73,8 @@ class PushResult:
     :param present: paths that were there already.
     :param skipped: paths that somebody else sent at the same time.
     :param nar_size: bytes of the NARs sent; ``file_size``: of what they were compressed to.
-    :param unsigned: paths sent that bear no signature and do not certify themselves: nobody will trust them.
+    :param unsigned: paths, sent now or before, that bear no signature and do not certify themselves: nobody will
+        trust them.
     """
 
     sent: tuple[StorePath, ...] = ()
@@ -159,8 +162,13 @@ def _sort(
         frozenset(info.path for info in good),
         frozenset(damaged),
         tuple(info for info in good if info.path.digest not in index.texts),
+        _unsigned(good),
         vanished,
     )
+
+
+def _unsigned(infos: Iterable[NarInfo]) -> tuple[StorePath, ...]:
+    return tuple(info.path for info in infos if not info.signatures and not info.certifies_itself)
 
 
 def push(
@@ -206,7 +214,7 @@ def push(
         skipped=tuple(info.path for info, raced in sent if raced),
         nar_size=sum(info.nar_size for info in made),
         file_size=sum(info.file_size or 0 for info in made),
-        unsigned=tuple(info.path for info in made if not info.signatures and not info.certifies_itself),
+        unsigned=_unsigned(made) + found.unsigned,
     )
 
 
