@@ -84,8 +84,7 @@ class Bench:
 
     def pgbake(self, *args: str, store: str = "source") -> Run:
         """Run pgbake on a store."""
-        environment = {
-            **os.environ,
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
             "PGBAKE_STORE": str(self.scratch / store),
             "XDG_CACHE_HOME": str(self.scratch / "cache"),
             "XDG_CONFIG_HOME": str(self.scratch / "config"),

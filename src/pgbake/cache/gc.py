@@ -20,7 +20,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from pgbake.cache.cache import BinaryCache, in_parallel
-from pgbake.cache.index import change_index
+from pgbake.cache.index import Index, rewrite_index
 from pgbake.cache.inventory import Bundle, Inventory, bundles, take_inventory
 from pgbake.cache.lease import Lease, lease
 from pgbake.cache.roots import root_name
@@ -243,7 +243,7 @@ def sweep(cache: BinaryCache, found: Collection, held: Lease, report: Sink) -> N
     report(Started("collect", "delete", cache.url, total))
     held.renew()
     if found.dead:
-        change_index(cache.objects, cache.copies, [], [path.digest for path in found.dead])
+        _leave_index(cache, {path.digest for path in found.dead})
     done = 0
     for names in steps:
         for start in range(0, len(names), _BATCH):
@@ -254,6 +254,15 @@ def sweep(cache: BinaryCache, found: Collection, held: Lease, report: Sink) -> N
             report(Progressed("collect", done))
     cache.forget()
     report(Finished("collect", "done", time.monotonic() - begin))
+
+
+def _leave_index(cache: BinaryCache, digests: set[str]) -> None:
+    def changed(index: Index | None) -> Index | None:
+        if index is None or not digests & index.texts.keys():
+            return None  # a cache without an index gets none by this
+        return Index({digest: text for digest, text in index.texts.items() if digest not in digests})
+
+    rewrite_index(cache.objects, cache.copies, changed)
 
 
 def _delete(cache: BinaryCache, names: Sequence[str]) -> None:

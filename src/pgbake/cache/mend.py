@@ -1,9 +1,8 @@
 """Mending a cache: what a verification found damaged or missing is pushed again from the local store.
 
-All of it happens under the cache's lease. Damaged NARs go first, so that what replaces them is not taken for the same;
-then what is lost and can be had is sent, and the index is written anew. What cannot be had stays as it is, unless the
-user wants readers to find nothing instead of half of something: then its narinfo goes, and those of all that refer to
-it, before what they refer to.
+All of it happens under the cache's lease. What is lost and can be had is sent, and the index is written anew. What
+cannot be had stays as it is, unless the user wants readers to find nothing instead of half of something: then its
+narinfo goes, and those of all that refer to it, before what they refer to.
 """
 
 from __future__ import annotations
@@ -106,9 +105,6 @@ def _mend(
     if inventory.info is None and (inventory.infos or mended):
         cache.objects.put(CACHE_INFO, OWN_INFO.to_text().encode())
     held.renew()
-    damaged = {f.name for f in found.findings if f.kind == "nar" and f.path in sendable}
-    damaged -= {info.url for info in good.values()}  # for whom it is right
-    cache.objects.delete(sorted(damaged & inventory.nars.keys()))
     sent = send(store, cache, sendable, keys, report, damaged=frozenset(sendable))
     there = good | {info.path: info for info, _ in sent}
     held.renew()

@@ -130,7 +130,8 @@ class ObjectStore:
                     self._client = None
                 case "http" | "https":
                     self.writable = False
-                    self._client = _web_client(url)
+                    self.url = url.rstrip("/")
+                    self._client = _web_client(self.url)
                 case "s3" if parts.netloc:
                     self._client = _s3_client(parts.netloc, parts.path, parts.query)
                 case "gs" | "az":

@@ -29,7 +29,7 @@ th { text-align: left; font-weight: 600; font-size: .85rem; color: var(--soft) }
 th, td { padding: .55rem .9rem .55rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 td .path { display: block; color: var(--soft); font-size: .78rem; overflow-wrap: anywhere }
-.name { font-weight: 600 } .nowrap { white-space: nowrap }
+td:first-child { min-width: 17rem } .name { font-weight: 600 } .nowrap, th { white-space: nowrap }
 """
 
 _POSTGRESQL = re.compile(r"(.+)-postgresql-([0-9.]+)")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -130,18 +130,24 @@ def _ask_each(cache: BinaryCache, paths: set[StorePath]) -> Survey:
     return _sort(infos, sizes.__getitem__, index, vanished)
 
 
-def _known(cache: BinaryCache, index: Index, paths: Iterable[StorePath]) -> dict[StorePath, NarInfo | None]:
+def _known(cache: BinaryCache, index: Index, paths: Collection[StorePath]) -> dict[StorePath, NarInfo | None]:
     """Return the narinfos of paths from the index or from the cache; None stands for a damaged one."""
 
-    def narinfo(path: StorePath) -> NarInfo | None:
-        try:
+    found: dict[StorePath, NarInfo | None] = {}
+    for path in paths:
+        with suppress(FormatError):
             info = index.get(path.digest)
-            return info if info is not None and info.path == path else cache.narinfo(path)
-        except (FormatError, Damaged):
+            if info is not None and info.path == path:
+                found[path] = info
+
+    def ask(path: StorePath) -> NarInfo | None:
+        try:
+            return cache.narinfo(path)
+        except Damaged:
             return None
 
-    paths = list(paths)
-    return dict(zip(paths, in_parallel(narinfo, paths), strict=True))
+    asked = [path for path in paths if path not in found]
+    return found | dict(zip(asked, in_parallel(ask, asked), strict=True))
 
 
 def _sort(

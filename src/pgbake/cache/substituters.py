@@ -69,6 +69,7 @@ class Substituters:
     _known: dict[StorePath, list[Offer]] = field(default_factory=dict)
     _broken: set[Source] = field(default_factory=set)
     _named: set[tuple[Source, type[PgbakeError]]] = field(default_factory=set)
+    _refusals: dict[StorePath, list[tuple[Source, PgbakeError]]] = field(default_factory=dict)
 
     def offers(self, paths: Iterable[StorePath], sure: Iterable[StorePath] = ()) -> dict[StorePath, list[Offer]]:
         """Return who offers each path, in the order of the caches; a path that nobody offers is left out.
@@ -111,13 +112,19 @@ class Substituters:
                     found.append(Offer(cache, info))
             if found:
                 self._known[path] = found
+                self._tell(path)
         return {path: self._known[path] for path in paths if self._known.get(path)}
 
     def _refuse(self, cache: Source, path: StorePath, error: PgbakeError) -> None:
         self.refused[path] = error
-        if (cache, type(error)) not in self._named:
-            self._named.add((cache, type(error)))
-            self.problems.append(error)
+        self._refusals.setdefault(path, []).append((cache, error))
+
+    def _tell(self, path: StorePath) -> None:
+        """Note who offered a path that is not to be believed, where another made it good."""
+        for cache, error in self._refusals.get(path, ()):
+            if (cache, type(error)) not in self._named:
+                self._named.add((cache, type(error)))
+                self.problems.append(error)
 
     def closure(
         self, goals: Iterable[StorePath], valid: Callable[[Iterable[StorePath]], set[StorePath]]

@@ -55,8 +55,22 @@ class App:
         from pgbake.store.local import LocalStore
 
         store = LocalStore(store_root(self.store_option), release_reserve=release_reserve)
+        store.temp_roots.on_wait = lambda holder: self.note(f"garbage is collected by {holder}; waiting for it")
         click.get_current_context().call_on_close(store.close)
         return store
+
+    @property
+    def store_root(self) -> Path:
+        """The root below which the store lies."""
+        from pgbake.project import store_root
+
+        return store_root(self.store_option)
+
+    def close_store(self) -> None:
+        """Close the store, which is opened anew when it is asked for next."""
+        store = self.__dict__.pop("store", None)
+        if store is not None:
+            store.close()
 
     @contextmanager
     def reporting(self) -> Iterator[Sink]:

@@ -130,10 +130,9 @@ def _tell(app: App, result: Mended, repair: bool, drop: bool, dry_run: bool) -> 
         app.say(f"{would}sent again: {path}")
     if result.index_rewritten:
         app.say("the index is written anew")
+    unusable = ", and what refers to it cannot be used" if repair and not drop else ""
     for name in result.lost:
-        app.say(
-            f"LOST: {name}" + ("" if drop else ", and what refers to it cannot be used") if repair else f"lost: {name}"
-        )
+        app.say(f"LOST: {name}{unusable}")
     for path in result.dropped:
         app.say(f"{would}DROPPED: {path}")
     if result.lost and not drop:

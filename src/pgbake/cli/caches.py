@@ -94,6 +94,8 @@ def tell_refusals(app: App, caches: Substituters) -> None:
         app.note(f"warning: {count(len(refused))} that caches have cannot be taken: {first}")
         if first.hint:
             app.note(f"hint: {first.hint}")
+        told = list(refused.values())
+        caches.problems[:] = [problem for problem in caches.problems if problem not in told]
 
 
 def tell_problems(app: App, problems: Iterable[PgbakeError]) -> None:
@@ -108,9 +110,7 @@ def name_paths(app: App, names: Iterable[str]) -> list[StorePath]:
 
     :raises ManifestError: a name is neither.
     """
-    from pgbake.cli.goals import choose
     from pgbake.cli.verify import chosen_paths
-    from pgbake.formats.system import host_system
 
     found: list[StorePath] = []
     packages: list[str] = []
@@ -120,6 +120,9 @@ def name_paths(app: App, names: Iterable[str]) -> list[StorePath]:
         else:
             packages.append(name)
     if packages or not found:
+        from pgbake.cli.goals import choose
+        from pgbake.formats.system import host_system
+
         bundle = app.project.bundle(host_system())
         for goal in choose(bundle, packages).values():
             found += [goal.output_paths["out"]]

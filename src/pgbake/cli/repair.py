@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pgbake.cache.substituters import Substituters
     from pgbake.formats.storepath import StorePath
     from pgbake.recipes.lowering import Graph
+    from pgbake.store.salvage import Salvaged
 
 _WAYS = {
     "fetched": "fetched from a cache",
@@ -56,6 +57,7 @@ def command(app: App, paths: tuple[str, ...], dry_run: bool, cores: int | None, 
     from pgbake.cli.goals import input_provider
     from pgbake.store.verify import verify
 
+    salvaged = _mend_database(app, dry_run)
     wanted = chosen_paths(app, paths)
     graph = _project_graph(app)
     caches = substituters(app)
@@ -74,13 +76,14 @@ def command(app: App, paths: tuple[str, ...], dry_run: bool, cores: int | None, 
         app.say_json(
             {
                 "paths": found.paths,
+                "lost": list(salvaged.lost) if salvaged is not None else [],
                 "outcomes": [
                     {"kind": finding.kind, "subject": done.subject, "way": done.way, "why": done.why}
                     for finding, done in zip(found.findings, outcomes, strict=True)
                 ],
             }
         )
-    elif not outcomes:
+    elif not outcomes and salvaged is None:
         app.say(f"{found.paths} paths, {human_size(found.nar_bytes)} read: nothing to repair")
     else:
         for done in outcomes:
@@ -88,12 +91,41 @@ def command(app: App, paths: tuple[str, ...], dry_run: bool, cores: int | None, 
             app.say(
                 f"  {_WAYS[done.way]}{' (would be)' if dry_run else ''}" if done.way else f"  NOT mended: {done.why}"
             )
+    if salvaged is not None and not as_json:
+        app.say(f"{app.store.database.file}")
+        app.say(f"  made anew: {len(salvaged.kept)} paths are proven; the damaged file is kept in {salvaged.aside}")
+        for name in salvaged.lost:
+            app.say(f"  not proven, to be fetched or built again when it is needed: {name}")
     lost = sum(1 for done in outcomes if done.way is None)
     if lost:
         raise StoreError(
             f"{lost} of {len(outcomes)} could not be mended",
             hint="why is said above; what nothing needs any more goes with `pgbake gc`",
         )
+
+
+def _mend_database(app: App, dry_run: bool) -> Salvaged | None:
+    """Bring the database into order, where its tables are damaged, by a new one; return what became of it then.
+
+    :raises StoreError: it is damaged, and nothing is to be changed.
+    """
+    from pgbake.store.database import DamagedDatabase
+    from pgbake.store.salvage import salvage
+
+    try:
+        problems = app.store.database.problems()
+        if problems and not dry_run:
+            app.store.database.reindex()  # enough, where only indexes are damaged
+            problems = app.store.database.problems()
+    except DamagedDatabase as error:
+        problems = [error.message]
+    if not problems or (dry_run and "store" in app.__dict__):
+        return None
+    if dry_run:
+        raise StoreError(problems[0], hint="`pgbake repair` makes a new one of what the store's contents prove")
+    app.close_store()
+    with app.reporting() as report:
+        return salvage(app.store_root, report)
 
 
 def _fetch(app: App, caches: Substituters, path: StorePath, into: Path | None) -> bool:

@@ -117,6 +117,22 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
     return connection
 
 
+#: What SQLite's module raises; the latter where a text, or the message of an error, holds damaged bytes.
+_FAULTS = (sqlite3.Error, UnicodeDecodeError)
+
+
+class DamagedDatabase(StoreError):
+    """The file is no database, or a damaged one: see `pgbake.store.salvage`."""
+
+
+def is_damaged(error: Exception) -> bool:
+    """Whether an error of SQLite's means that the file is damaged."""
+    if isinstance(error, UnicodeDecodeError):
+        return True
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 class Database:
     """An open store database: one connection, which its threads use in turn."""
 
@@ -145,14 +161,12 @@ class Database:
             if self._db.execute("select count(*) from sqlite_master").fetchone()[0] == 0:
                 # All or nothing: tables without their indexes and triggers would never be completed.
                 self._db.executescript(f"begin immediate; {_SCHEMA} commit;")
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise _full(f"cannot open the store's database {file}") from error
-            raise StoreError(
-                f"cannot open the store's database {file}: {error}",
-                hint="if the file is damaged, move it away together with its -wal and -shm files; "
-                "what cannot be proven valid is then fetched or built again",
-            ) from error
+            if is_damaged(error):
+                raise _damaged(file, error) from error
+            raise StoreError(f"cannot open the store's database {file}: {error}") from error
 
     def close(self) -> None:
         """Close the connection."""
@@ -170,16 +184,20 @@ class Database:
                     if self._db.in_transaction:  # some errors, a full disk among them, have ended it already
                         self._db.execute("rollback")
                     raise
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise _full(f"cannot write to the store's database {self.file}") from error
+            if is_damaged(error):
+                raise _damaged(self.file, error) from error
             raise StoreError(f"cannot write to the store's database {self.file}: {error}") from error
 
     def _select(self, query: str, *values: object) -> list[tuple[object, ...]]:
         try:
             with self._turn:
                 return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
+            if is_damaged(error):
+                raise _damaged(self.file, error) from error
             raise StoreError(f"cannot read the store's database {self.file}: {error}") from error
 
     @contextmanager
@@ -253,7 +271,7 @@ class Database:
             with self._turn:
                 found = [str(row[0]) for row in self._db.execute("pragma integrity_check")]
                 dangling = self._db.execute("pragma foreign_key_check").fetchall()
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             return [str(error)]
         problems = [] if found == ["ok"] else found
         return problems + [
@@ -381,6 +399,13 @@ def _info(row: tuple[object, ...], references: Iterable[str]) -> PathInfo:
         ca=str(ca) if ca else None,
         signatures=tuple(str(signatures or "").split()),
         registered=int(str(registered)),
+    )
+
+
+def _damaged(file: Path, error: Exception) -> DamagedDatabase:
+    return DamagedDatabase(
+        f"the store's database {file} is damaged: {error}",
+        hint="run `pgbake repair`: what the contents of the store prove is registered anew",
     )
 
 

@@ -95,8 +95,13 @@ class LocalStore:
         if release_reserve and self.read_only is None:
             self._reserve.unlink(missing_ok=True)
         # SQLite waits for others at everything but the switch of a new database to its log.
-        with directory_lock(self.state_dir / "db"):
-            self.database = Database(self.state_dir / "db/db.sqlite", read_only=self.read_only is not None)
+        try:
+            with directory_lock(self.state_dir / "db"):
+                self.database = Database(self.state_dir / "db/db.sqlite", read_only=self.read_only is not None)
+        except StoreError:
+            if self._big_lock >= 0:
+                os.close(self._big_lock)
+            raise
         self.temp_roots = TempRoots(self.state_dir, enabled=self.read_only is None)
 
     def _create(self) -> None:
@@ -172,6 +177,7 @@ class LocalStore:
         self.database.close()
         if self._big_lock >= 0:
             os.close(self._big_lock)
+            self._big_lock = -1
 
     def __enter__(self) -> LocalStore:
         return self

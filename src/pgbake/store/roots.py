@@ -20,7 +20,7 @@ from pgbake.errors import FormatError, StoreError, host_error
 from pgbake.files import flush_directory
 from pgbake.formats import base32
 from pgbake.formats.storepath import STORE_DIR, StorePath
-from pgbake.store.locks import acquire, open_lock
+from pgbake.store.locks import OnWait, acquire, holder, open_lock, silent
 
 
 class TempRoots:
@@ -34,6 +34,8 @@ class TempRoots:
         self._descriptor: int | None = None
         self._held: set[StorePath] = set()
         self._turn = threading.Lock()
+        #: Called with the description of a collector that is waited for.
+        self.on_wait: OnWait = silent
 
     def add(self, *paths: StorePath) -> None:
         """Keep every collector from deleting ``paths`` while this process lives.
@@ -49,7 +51,9 @@ class TempRoots:
             descriptor = self._open()
             gc_lock = open_lock(self._gc_lock_file)
             try:
-                acquire(gc_lock, shared=True)
+                if not acquire(gc_lock, shared=True, wait=False):
+                    self.on_wait(holder(self._gc_lock_file))
+                    acquire(gc_lock, shared=True)
                 with open(descriptor, "ab", closefd=False) as file:
                     file.write(b"".join(str(path).encode() + b"\0" for path in new))
             except OSError as error:

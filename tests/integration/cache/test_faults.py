@@ -15,7 +15,7 @@ from pgbake.cache.cache import REQUESTS_AT_ONCE, BinaryCache, narinfo_name
 from pgbake.cache.index import NAME as INDEX
 from pgbake.cache.pull import Ungiven
 from pgbake.errors import CacheError
-from pgbake.formats.narinfo import NarInfo
+from pgbake.formats.narinfo import MAX_NARINFO, NarInfo
 from tests.closures import Closure, make_closure, secret_key
 from tests.integration.cache.transfers import OURS, Place, check_directory, check_store
 from tests.web import Fault, WebServer, web_server
@@ -181,6 +181,29 @@ def test_a_damaged_narinfo(
     check_store(place.target, closure.paths)
     assert dict(result.pulled)[closure.top] == mirror.url
     assert any(web.url in str(problem) for problem in result.problems), "the first cache is named"
+
+
+def test_a_narinfo_without_end(place: Place, web: WebServer, mirror: WebServer) -> None:
+    closure = place.pushed()
+    copy_to(mirror, place)
+    rewrite(place, closure, lambda text: text + "X: " + "x" * MAX_NARINFO + "\n")
+    with pytest.raises(CacheError, match=f"larger than {MAX_NARINFO} bytes"):
+        place.pull(closure, web.url)
+    place.pull(closure, web.url, mirror.url)
+    check_store(place.target, closure.paths)
+
+
+def test_a_damaged_narinfo_is_no_reason_to_leave_the_rest(place: Place, web: WebServer, mirror: WebServer) -> None:
+    """What only that cache has is still taken from it."""
+    closure = place.pushed()
+    place.push(closure, mirror.root.as_uri())
+    for path in (closure.library, closure.data, closure.notes):
+        (mirror.root / f"{path.digest}.narinfo").unlink()
+    (mirror.root / INDEX).unlink()
+    rewrite(place, closure, lambda text: text[:100])
+    came = dict(place.pull(closure, web.url, mirror.url).pulled)
+    assert (came[closure.top], came[closure.library]) == (mirror.url, web.url)
+    check_store(place.target, closure.paths)
 
 
 def test_a_liar_with_a_key_of_the_trusted_name(place: Place, web: WebServer, mirror: WebServer) -> None:
@@ -404,6 +427,23 @@ def test_without_an_index_requests_are_parallel_and_bounded(place: Place, web: W
     web.most_at_once = 0
     place.pull(closure, web.url)
     assert 4 <= web.most_at_once <= REQUESTS_AT_ONCE
+    check_store(place.target, closure.paths)
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_cache_below_a_directory_of_a_server(place: Place, end: str) -> None:
+    closure = place.pushed()
+    with web_server(place.directory) as server:
+        place.pull(closure, f"{server.url}/cache{end}")
+        assert all(name.startswith("cache/") and "//" not in name for name in server.counts)
+    check_store(place.target, closure.paths)
+
+
+def test_a_directory_with_a_name_that_urls_write_otherwise(place: Place) -> None:
+    directory = place.directory / "a cache, 100% ours"
+    closure = place.pushed(url=directory.as_uri())
+    check_directory(directory, closure.paths)
+    place.pull(closure, str(directory))
     check_store(place.target, closure.paths)
 
 

@@ -15,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from pgbake.cache.cache import BinaryCache
+from pgbake.cache.verify import verify
 from pgbake.errors import HostError, PgbakeError
+from pgbake.events import silent
 from pgbake.formats.narinfo import NarInfo
 from pgbake.store.local import LocalStore
 from tests.cache import test_cache as cache_of_tests
@@ -79,6 +82,8 @@ def test_a_push_that_is_killed(place: Place, seed: int) -> None:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         whole_so_far(place.cache)
+        found = verify(BinaryCache(place.url), silent).findings
+        assert {finding.kind for finding in found} <= {"index", "cache-info", "root"}, found
     assert killed
     process = command(place, "push", "--to", place.url, str(closure.top))
     _, errors = process.communicate()
@@ -86,6 +91,7 @@ def test_a_push_that_is_killed(place: Place, seed: int) -> None:
     for left in place.cache.rglob(".*#1"):  # the narinfo that was being written
         left.unlink()
     check_directory(place.cache, closure.paths)
+    assert not verify(BinaryCache(place.url), silent).findings
 
 
 def test_a_pull_that_is_killed(place: Place, seed: int) -> None:

@@ -14,7 +14,9 @@ import pytest
 from pgbake.cache import objects
 from pgbake.cache.cache import BinaryCache
 from pgbake.cache.index import NAME as INDEX
+from pgbake.cache.mend import mend
 from pgbake.cache.push import push
+from pgbake.cache.verify import verify
 from pgbake.errors import CacheError
 from pgbake.events import Event, Finished, silent
 from pgbake.formats.narinfo import NarInfo
@@ -178,6 +180,34 @@ def check_bucket_while_written(server: S3Server, prefix: str) -> None:
         assert all(f"{reference.digest}.narinfo" in there for reference in info.references)
 
 
+def test_each_fault_in_a_bucket_is_named_and_mended(place: Place, s3: S3Server, prefix: str) -> None:
+    """Verification names exactly what is lost; mending brings it back, and readers get it."""
+    url = s3.url(prefix=prefix)
+    closure = place.pushed(url=url, leaves=4, size=50_000)
+    cache = BinaryCache(url)
+    assert not verify(cache, silent).findings
+    infos = cache.query(closure.paths)
+    truncated, flipped, gone, untold = closure.leaves
+    name = f"{prefix}/{infos[truncated].url}"
+    s3.write(name, s3.read(name)[:-9])
+    name = f"{prefix}/{infos[flipped].url}"
+    data = s3.read(name)
+    s3.write(name, data[:999] + bytes([data[999] ^ 1]) + data[1000:])
+    s3.delete(f"{prefix}/{infos[gone].url}")
+    s3.write(f"{prefix}/{untold.digest}.narinfo", b"not what it was")
+    with pytest.raises(CacheError):
+        place.pull(closure, url)
+    check_store(place.target)
+    found = verify(BinaryCache(url), silent)
+    assert set(found.lost()) == {path.digest for path in closure.leaves}
+    mended = mend(place.source, BinaryCache(url), [OURS], silent)
+    assert set(mended.mended) == set(closure.leaves) and not mended.lost
+    assert not verify(BinaryCache(url), silent).findings
+    check_bucket(s3, prefix, closure.paths)
+    place.pull(closure, url)
+    check_store(place.target, closure.paths)
+
+
 class After:
     """Does something once, when so many transfers have ended."""
 
@@ -210,6 +240,7 @@ def test_a_server_killed_in_the_middle_of_a_push(
     mortal_s3.start()
     seen = check_bucket(mortal_s3, prefix)
     assert closure.top not in seen
+    assert {finding.kind for finding in verify(BinaryCache(url), silent).findings} <= {"index", "cache-info", "root"}
     check_bucket(mortal_s3, f"{prefix}-other", large.paths)
     kept = {name: size for name, size in mortal_s3.objects(prefix).items() if name.startswith("nar/")}
     result = place.push(closure, url)

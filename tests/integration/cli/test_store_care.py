@@ -78,6 +78,20 @@ def test_equal_files_are_linked(built: TestProject) -> None:
     assert "all as registered" in built.pgbake("verify").stdout
 
 
+def test_a_damaged_database_is_made_anew(built: TestProject) -> None:
+    file = built.store / "nix/var/nix/db/db.sqlite"
+    file.write_bytes(b"not a database any more" * 10 + file.read_bytes()[230:])
+    failed = built.pgbake("build", check=False)
+    assert failed.returncode == 1 and "is damaged: file is not a database" in failed.stderr
+    assert "hint: run `pgbake repair`" in failed.stderr
+    would = built.pgbake("repair", "--dry-run", check=False)
+    assert would.returncode == 1 and "hint: `pgbake repair` makes a new one" in would.stderr
+    done = built.pgbake("repair")
+    assert f"{file}\n  made anew: " in done.stdout and "not proven" not in done.stdout
+    assert built.json("plan")["build"] == [] and built.json("plan")["fetch"] == []
+    built.pgbake("verify")
+
+
 @pytest.fixture
 def elsewhere() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="pgbake-elsewhere-") as directory:

@@ -11,6 +11,7 @@ from pgbake.bundle.merge import Bundle
 from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
+from pgbake.store.salvage import salvage
 from tests.oracle import Oracle
 
 pytestmark = pytest.mark.integration
@@ -82,3 +83,20 @@ def test_our_store_goes_on_where_nix_began(oracle: Oracle) -> None:
     with LocalStore(oracle.root) as store:
         path = StorePath.parse(added)
         assert store.valid([path]) and store.physical(path).read_text() == "from nix"
+
+
+def test_a_salvaged_database_is_nixs_too(nix: Oracle) -> None:
+    before = set(ask(nix, "-q", "--references", *ask(nix, "--gc", "--print-dead")))
+    file = nix.root / "nix/var/nix/db/db.sqlite"
+    with sqlite3.connect(file) as database:
+        database.execute("pragma wal_checkpoint(truncate)")
+        paths = {path for (path,) in database.execute("select path from ValidPaths")}
+    contents = bytearray(file.read_bytes())
+    contents[:100] = b"\xff" * 100
+    file.write_bytes(contents)
+    assert nix.run("nix-store", "--verify", check=False).returncode != 0
+    done = salvage(nix.root)
+    assert {str(path) for path in done.kept} == paths and done.lost == ()
+    assert set(ask(nix, "-q", "--references", *ask(nix, "--gc", "--print-dead"))) == before
+    checked = nix.run("nix-store", "--verify", "--check-contents")
+    assert b"error" not in checked.stderr and b"modified" not in checked.stderr

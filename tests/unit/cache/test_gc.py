@@ -201,7 +201,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graph=graphs, steps=st.integers(0, 40), seed=st.integers(0, 999))
 def test_kept_is_the_closure_of_the_kept_and_a_kill_breaks_nothing(
     tmp_path_factory: pytest.TempPathFactory,
@@ -248,6 +248,43 @@ def test_kept_is_the_closure_of_the_kept_and_a_kill_breaks_nothing(
     assert names(cache) == indexed(cache) == expected
     assert broken(directory(cache)) == []
     assert len(list((directory(cache) / "nar").glob("*"))) == len(expected)
+
+
+def test_killed_at_each_step(
+    store: LocalStore, cache: BinaryCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = add_graph(store, {"a": (), "b": ("a",), "c": ("b",), "k": ("a",), "d": ("c", "a")})
+    push_names(store, cache, made, "d")
+    push_names(store, cache, made, "k")
+    age(cache, 2 * DAY)
+    real = ObjectStore.delete
+    left = 0
+
+    def delete_one_by_one(self: ObjectStore, batch: Iterable[str]) -> None:
+        nonlocal left
+        for name in batch:
+            if left <= 0:
+                raise Killed
+            left -= 1
+            real(self, [name])
+
+    monkeypatch.setattr(ObjectStore, "delete", delete_one_by_one)
+    monkeypatch.setattr(lease.Lease, "write", lambda self, holder: None)
+    for step in range(20):
+        left = step
+        top = tmp_path / f"killed-{step}"
+        shutil.copytree(directory(cache), top)
+        killed = BinaryCache(str(top))
+        try:
+            collect(killed, Retention(names=("k",)), silent)
+        except Killed:
+            assert broken(top) == []
+            assert indexed(killed) <= names(killed)
+            assert {"k", "a"} <= names(killed)
+        else:
+            assert names(killed) == {"k", "a"}
+            break
+    assert step == 1 + 3 + 3  # a root, narinfos, NARs
 
 
 @given(graph=graphs)

@@ -344,7 +344,7 @@ def test_a_store_of_another_schema_or_damaged(project: Project) -> None:
     (database / "schema").write_text("10")
     (database / "db.sqlite").write_bytes(b"not a database" * 1000)
     found, hint = doctor(project).problem("store")
-    assert "file is not a database" in found and "move it away" in hint
+    assert "file is not a database" in found and "pgbake repair" in hint
 
 
 def test_shared_memory(project: Project) -> None:

@@ -22,7 +22,7 @@ from pgbake.store.collector import GcOptions, collect_garbage, reachable, referr
 from pgbake.store.database import PathInfo
 from pgbake.store.findroots import Root, find_roots
 from pgbake.store.local import LocalStore
-from pgbake.store.locks import exclusive_lock
+from pgbake.store.locks import acquire, exclusive_lock, open_lock
 from tests.unit.store.texts import text, tree
 
 
@@ -431,3 +431,18 @@ def test_it_works_on_a_full_disk(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first.startswith("301 0 ") and second == str(8 * 1024 * 1024)
+
+
+def test_who_waits_for_a_collector_says_for_whom(tmp_path: Path) -> None:
+    with LocalStore(tmp_path) as store:
+        told: list[str] = []
+        store.temp_roots.on_wait = told.append
+        lock = open_lock(store.state_dir / "gc.lock")
+        acquire(lock)
+        release = threading.Timer(0.3, os.close, [lock])
+        release.start()
+        begin = time.monotonic()
+        store.temp_roots.add(StorePath("0" * 32, "wanted"))
+        assert time.monotonic() - begin > 0.2
+        assert told == [f"pid {os.getpid()} ({told[0].partition('(')[2]}"]
+        release.join()
