@@ -50,7 +50,10 @@ class LocalSource:
                 raise CacheError(f"{url} has schema {version}; pgbake knows schema {SCHEMA_VERSION}")
             self._database = Database(state / "db.sqlite", read_only=True)
         except (OSError, StoreError) as error:
-            raise CacheError(f"{url} cannot be read: {error}") from error
+            what = error.strerror if isinstance(error, OSError) else str(error)
+            raise CacheError(
+                f"{url} cannot be read: {state}: {what}", hint=f"name the root of a store: {SCHEME}?root=DIR"
+            ) from error
 
     def query(
         self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), _damaged: list[Damaged] | None = None
