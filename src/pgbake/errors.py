@@ -72,7 +72,7 @@ class HostError(PgbakeError):
 HOST_HINTS = {
     errno.ENOSPC: "free disk space, then run the same command again; nothing that was complete is lost",
     errno.EDQUOT: "your disk quota is used up: free space, then run the same command again",
-    errno.EROFS: "the file system is mounted read-only",
+    errno.EROFS: "mount the file system writable, or name another place",
     errno.EACCES: "run as the owner of that place, or name another",
 }
 

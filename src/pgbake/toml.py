@@ -26,7 +26,7 @@ _MISSING = re.compile(r"Object missing required field `([^`]*)`(?: - at `\$\.?(.
 
 #: How a value of each type is written.
 _FORMS = {
-    "array": 'write a list: ["one", "two"]',
+    "array": 'write a list: ["one", "two"]; or [[NAME]] above a table of which there may be several',
     "bool": "write true or false, without quotes",
     "int": "write a number, without quotes",
     "object": "write a table: { key = value }",

@@ -41,8 +41,8 @@ R = TypeVar("R")
 class Damaged(CacheError):
     """What a cache tells of a path is damaged, or of another path."""
 
-    def __init__(self, path: StorePath, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, path: StorePath, url: str, message: str) -> None:
+        super().__init__(message, hint=f"its owner can mend it: pgbake cache verify --repair '{url}'")
         self.path = path
 
 
@@ -127,9 +127,9 @@ class BinaryCache:
         except Missing:
             return None
         except (FormatError, UnicodeDecodeError) as error:
-            raise Damaged(path, f"{name} in {self.url} is damaged: {error}") from None
+            raise Damaged(path, self.url, f"{name} in {self.url} is damaged: {error}") from None
         if info.path != path:
-            raise Damaged(path, f"{name} in {self.url} tells of {info.path} instead of {path}")
+            raise Damaged(path, self.url, f"{name} in {self.url} tells of {info.path} instead of {path}")
         return info
 
     def open_nar(self, info: NarInfo, stop: threading.Event) -> AbstractContextManager[BinaryIO]:

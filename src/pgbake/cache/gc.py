@@ -202,7 +202,7 @@ def collect(cache: BinaryCache, retention: Retention, report: Sink, *, dry_run: 
     if retention.keeps_nothing:
         raise CacheError(
             "nothing says which bundles are kept: all would go",
-            hint="give --keep NAME, --keep-for TIME or --keep-last NUMBER; --dry-run shows what that means",
+            hint="give --keep NAME, --keep-for AGE or --keep-last NUMBER; --dry-run shows what that means",
         )
     require_writable(cache)
     if dry_run:

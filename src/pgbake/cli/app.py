@@ -84,8 +84,14 @@ class App:
         click.echo(text)
 
     def note(self, text: str) -> None:
-        """Print one line that is no part of the answer to standard error."""
-        click.echo(text, err=True)
+        """Print lines that are no part of the answer to standard error."""
+        if self.progress == "json":
+            from pgbake.cli.progress import json_line
+            from pgbake.events import Notice
+
+            json_line(Notice("warning" if text.startswith("warning: ") else "info", text.removeprefix("warning: ")))
+        else:
+            click.echo(text, err=True)
 
     def say_json(self, value: Any) -> None:
         """Print a command's answer for a program: one JSON document."""

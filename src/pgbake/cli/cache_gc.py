@@ -49,6 +49,7 @@ def command(
     same time: they wait. Files that are not a cache's own are left alone.
     """
     from pgbake.cache.gc import Retention, collect
+    from pgbake.cli.caches import count
 
     retention = Retention(names, keep_for, keep_last, grace)
     with app.reporting() as report:
@@ -74,4 +75,4 @@ def command(
     if done.pushing is not None:
         app.note(f"a push of {done.pushing} seems to be under way: NARs are left for the next time")
     would = "would go" if dry_run else "went"
-    app.say(f"{len(done.dead)} paths and {len(done.nars)} NARs {would}, {human_size(done.freed)}")
+    app.say(f"{count(len(done.dead))} and {count(len(done.nars), 'NAR')} {would}, {human_size(done.freed)}")

@@ -27,6 +27,7 @@ def command(app: App, url: str | None, as_json: bool) -> None:
     from collections import Counter
 
     from pgbake.cache.inventory import bundles, take_inventory
+    from pgbake.cli.caches import count
 
     cache = chosen_cache(app, url)
     with app.reporting() as report:
@@ -72,9 +73,9 @@ def command(app: App, url: str | None, as_json: bool) -> None:
     app.say(f"paths     {len(found.infos)}, {human_size(sum(i.nar_size for i in found.infos.values()))} unpacked")
     app.say(f"NARs      {len(found.nars)}, {human_size(sum(found.nars.values()))}")
     app.say(f"index     {index_state}")
-    for name, count in sorted(signers.items()):
-        app.say(f"signed    {count} by {name}")
+    for name, signed in sorted(signers.items()):
+        app.say(f"signed    {signed} by {name}")
     if unsigned:
-        app.say(f"unsigned  {unsigned}: nobody will trust them")
+        app.say(f"unsigned  {count(unsigned)}, which nobody will trust")
     for name in sorted(found.damaged):
         app.say(f"damaged   {name}: {found.damaged[name]}")

@@ -36,6 +36,7 @@ def command(app: App, arguments: tuple[str, ...], everything: bool, as_json: boo
     unpacked. Of a web server all is taken from its index, which does not tell ages.
     """
     from pgbake.cache.inventory import bundles, take_inventory
+    from pgbake.cli.caches import count
 
     url, names = _split(arguments)
     with app.reporting() as report:
@@ -56,7 +57,7 @@ def command(app: App, arguments: tuple[str, ...], everything: bool, as_json: boo
     for row in rows:
         signers = ", ".join(row["signers"]) or ("content-addressed" if row["ca"] else "unsigned")
         if row["missing"]:
-            signers += f"; {len(row['missing'])} PATHS OF ITS CLOSURE ARE MISSING"
+            signers += f"; ITS CLOSURE LACKS {count(len(row['missing'])).upper()}"
         age = human_age(time.time() - row["time"] if row["time"] else None)
         size = [human_size(row[key]) if row[key] is not None else "-" for key in ("nar-size", "file-size", "closure")]
         what = f" ({', '.join(row['what'])})" if row["what"] and row["what"] != ["runtime"] else ""

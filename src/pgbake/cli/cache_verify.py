@@ -117,14 +117,16 @@ def _bring(app: App, sources: tuple[str, ...], report: Sink) -> Callable[[Iterab
 
 
 def _tell(app: App, result: Mended, repair: bool, drop: bool, dry_run: bool) -> None:
+    from pgbake.cli.caches import count
+
     found = result.found
     for finding in found.findings:
         app.say(str(finding))
     size = f", {human_size(found.checked)} read" if found.checked else ""
-    app.say(f"{len(found.inventory.infos)} paths, {len(found.inventory.nars)} NARs{size}: {_verdict(found)}")
+    app.say(f"{count(len(found.inventory.infos))}, {count(len(found.inventory.nars), 'NAR')}{size}: {_verdict(found)}")
     if found.orphans:
         size = human_size(sum(found.orphans.values()))
-        app.say(f"{len(found.orphans)} NARs, {size}, belong to no path: a push under way, or one that was stopped")
+        app.say(f"{count(len(found.orphans), 'NAR')} of no path, {size}: a push under way, or one that was stopped")
     would = "would be " if dry_run else ""
     for path in result.mended:
         app.say(f"{would}sent again: {path}")

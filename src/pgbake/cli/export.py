@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -80,7 +81,8 @@ def command(
         raise host_error(error, f"cannot write {file}") from error
     finally:
         if file != "-":
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a file system that cannot be written has none, and was told
+                temporary.unlink()
     unsigned = [info.path for info in infos if not info.signatures and not info.certifies_itself]
     nar_size = sum(info.nar_size for info in infos)
     if as_json:

@@ -63,7 +63,7 @@ def display(progress: str, verbose: bool) -> Iterator[Sink]:
     if progress == "none":
         yield silent
     elif progress == "json":
-        yield _in_turn(_json_line)
+        yield _in_turn(json_line)
     elif progress == "plain" or verbose or not on_terminal():
         yield _in_turn(_Plain(verbose).handle)
     else:
@@ -82,7 +82,8 @@ def _in_turn(handle: Sink) -> Sink:
     return sink
 
 
-def _json_line(event: Event) -> None:
+def json_line(event: Event) -> None:
+    """Write an event for a program: a line of JSON on standard error."""
     import msgspec
 
     value = {"event": type(event).__name__, **msgspec.to_builtins(event)}

@@ -40,7 +40,7 @@ def patient() -> bool:
 
 
 def _denied(file: Path, error: OSError) -> PgbakeError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return host_error(error, f"cannot lock {file}")
     return StoreError(
         f"cannot lock {file}: {error.strerror}",

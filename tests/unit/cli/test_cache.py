@@ -74,8 +74,8 @@ def test_a_cache_from_its_filling_to_its_end(user: User, made: dict[str, StorePa
     )
     user.run("cache", "gc", "./cache", status=1)
     planned = user.run("cache", "gc", "./cache", "--keep-last", "1", "--grace", "0s", "--dry-run")
-    assert "1 paths and 1 NARs would go" in planned
-    assert "1 paths and 1 NARs went" in user.run("cache", "gc", "./cache", "--keep-last", "1", "--grace", "0s")
+    assert "1 path and 1 NAR would go" in planned
+    assert "1 path and 1 NAR went" in user.run("cache", "gc", "./cache", "--keep-last", "1", "--grace", "0s")
     answer = user.json("cache", "info", "./cache")
     assert isinstance(answer, dict) and (answer["paths"], answer["nars"], answer["index"]) == (2, 2, "complete")
     user.run("cache", "gc", "./cache", "--keep-for", "30 days", status=2)
