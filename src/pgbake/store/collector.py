@@ -28,6 +28,7 @@ from pgbake.store.findroots import Root, find_roots
 from pgbake.store.local import LocalStore, remove_tree
 from pgbake.store.locks import exclusive_lock
 from pgbake.store.profiles import Generation, superseded
+from pgbake.store.statements import drop_statements
 from pgbake.store.usage import DiskUsage
 
 DAY = 86400.0
@@ -130,6 +131,7 @@ def collect_garbage(store: LocalStore, options: GcOptions | None = None, report:
         links = usage.unused_links()
         if trash is not None:
             _delete(trash, dead, report)
+            drop_statements(store, (info.path for info in dead))
             for path in (*failed, *logs):
                 remove_tree(path)
             links = [link for link in links if _remove_link(link)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from pgbake.errors import FormatError, ManifestError, host_error
@@ -75,13 +74,10 @@ def kept_statements(store: LocalStore, path: StorePath) -> dict[str, SignedState
     return {kind: signed for kind, signed in found.items() if signed is not None and signed.statement.path == path}
 
 
-def drop_statements(store: LocalStore, valid: Iterable[StorePath]) -> None:
-    """Remove the statements about paths that are not in the store any more."""
-    digests = {path.digest for path in valid}
-    with suppress(FileNotFoundError):
-        for directory in store.statements_dir.iterdir():
-            if directory.name not in digests:
-                shutil.rmtree(directory, ignore_errors=True)
+def drop_statements(store: LocalStore, gone: Iterable[StorePath]) -> None:
+    """Remove the statements about paths that were removed from the store."""
+    for path in gone:
+        shutil.rmtree(store.statements_dir / path.digest, ignore_errors=True)
 
 
 def _read(file: Path) -> SignedStatement | None:

@@ -121,11 +121,12 @@ def test_a_store_keeps_them(store: LocalStore) -> None:
 
 
 def test_they_go_with_their_paths(store: LocalStore) -> None:
-    drop_statements(store, [])
-    keep_statement(store, PASSED.sign([ONE]))
+    other = StorePath("9" * 32, PATH.name)
     drop_statements(store, [PATH])
+    keep_statement(store, PASSED.sign([ONE]))
+    drop_statements(store, [other])
     assert kept_statements(store, PATH)
-    drop_statements(store, [])
+    drop_statements(store, [PATH])
     assert not kept_statements(store, PATH)
 
 

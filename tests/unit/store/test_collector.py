@@ -446,3 +446,16 @@ def test_who_waits_for_a_collector_says_for_whom(tmp_path: Path) -> None:
         assert time.monotonic() - begin > 0.2
         assert told == [f"pid {os.getpid()} ({told[0].partition('(')[2]}"]
         release.join()
+
+
+def test_statements_go_with_what_they_are_about(tmp_path: Path) -> None:
+    with LocalStore(tmp_path) as store:
+        path = text(store, "stated")
+        directory = store.statements_dir / path.digest
+        directory.mkdir(parents=True)
+        (directory / "check.json").write_text("{}")
+    with LocalStore(tmp_path) as store:
+        collect_garbage(store, GcOptions(dry_run=True))
+        assert directory.exists()
+        assert [info.path for info in collect_garbage(store, GcOptions()).deleted] == [path]
+        assert not directory.exists()
