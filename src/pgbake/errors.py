@@ -73,7 +73,7 @@ HOST_HINTS = {
     errno.ENOSPC: "free disk space, then run the same command again; nothing that was complete is lost",
     errno.EDQUOT: "your disk quota is used up: free space, then run the same command again",
     errno.EROFS: "the file system is mounted read-only",
-    errno.EACCES: "run as the store's owner, or name a store of your own with --store DIR",
+    errno.EACCES: "run as the owner of that place, or name another",
 }
 
 

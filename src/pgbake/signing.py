@@ -113,5 +113,5 @@ def _parse(text: str, where: str) -> SecretKey:
     try:
         return SecretKey.parse(text)
     except FormatError as error:
-        hint = error.hint or "copy what `pgbake keygen` has written, whole"
+        hint = "give what `pgbake keygen` has written, whole"
         raise ManifestError(f"{where}: {error.message}", hint=hint) from None

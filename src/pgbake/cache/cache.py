@@ -136,6 +136,15 @@ class BinaryCache:
         """Give the file of a NAR as a stream; see :meth:`ObjectStore.open`."""
         return self.objects.open(info.url, stop)
 
+    def by_name(self, paths: Iterable[StorePath]) -> dict[StorePath, NarInfo]:
+        """Ask for paths by name that the index told of; nothing where the cache has none, and was so asked before.
+
+        :raises CacheError: it refuses, does not answer, or what it has is damaged.
+        """
+        if self.index() is None:
+            return {}
+        return {info.path: info for info in in_parallel(self.narinfo, paths) if info is not None}
+
     def query(
         self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), damaged: list[Damaged] | None = None
     ) -> dict[StorePath, NarInfo]:

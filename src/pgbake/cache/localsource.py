@@ -50,7 +50,10 @@ class LocalSource:
                 raise CacheError(f"{url} has schema {version}; pgbake knows schema {SCHEMA_VERSION}")
             self._database = Database(state / "db.sqlite", read_only=True)
         except (OSError, StoreError) as error:
-            raise CacheError(f"{url} cannot be read: {error}") from error
+            what = error.strerror if isinstance(error, OSError) else str(error)
+            raise CacheError(
+                f"{url} cannot be read: {state}: {what}", hint=f"name the root of a store: {SCHEME}?root=DIR"
+            ) from error
 
     def query(
         self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), _damaged: list[Damaged] | None = None
@@ -62,6 +65,10 @@ class LocalSource:
             if info is not None and os.path.lexists(self._physical(path)):
                 found[path] = _narinfo(info)
         return found
+
+    def by_name(self, paths: Iterable[StorePath]) -> dict[StorePath, NarInfo]:
+        """Return nothing: there is no list beside the database."""
+        return {}
 
     @contextmanager
     def open_nar(self, info: NarInfo, stop: threading.Event) -> Iterator[BinaryIO]:

@@ -107,6 +107,8 @@ class ObjectStore:
         """
         self.local: Path | None = None
         self.writable = True
+        if not url:
+            raise CacheError("the URL of a cache is empty", hint=_FORMS)
         if "://" not in url:
             url = Path(url).absolute().as_uri()
         self.url = url
@@ -141,7 +143,7 @@ class ObjectStore:
                         hint=_FORMS,
                     )
         except (ValueError, TypeError) as error:
-            raise CacheError(f"cannot use the cache {self.url}: {error}") from error
+            raise CacheError(f"cannot use the cache {self.url}: {error}", hint=_FORMS) from error
 
     # --- reading -------------------------------------------------------------------------------------
 
@@ -287,7 +289,7 @@ class ObjectStore:
 
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        with self._explained(name), suppress(Exists):
+        with self._explained(name, sought=False), suppress(Exists):
             if self.local is not None and not isinstance(file, tempfile.SpooledTemporaryFile):
                 file.flush()
                 os.fsync(file.fileno())
@@ -330,7 +332,7 @@ class ObjectStore:
         :raises CacheError: the server refuses, or does not answer.
         :raises HostError: the disk is full.
         """
-        with self._explained(name):
+        with self._explained(name, sought=False):
             if self.local is not None:
                 self._write(name, data, new)
                 return
@@ -393,14 +395,14 @@ class ObjectStore:
         :raises CacheError: the server refuses, does not answer, or has no listing (http).
         """
         if self.local is not None:
-            with self._explained(""):
+            with self._explained("", sought=False):
                 yield from _walk(self.local)
             return
         if not self.writable:
             raise CacheError(f"{self.url} has no listing of what it holds", hint="name the cache by its s3 or file URL")
         import obstore
 
-        with self._explained(""):
+        with self._explained("", sought=False):
             for page in obstore.list(self._store, chunk_size=most or 1000):
                 for item in page:
                     yield Listed(item["path"], item["size"], item["e_tag"], item["last_modified"].timestamp())
@@ -412,15 +414,25 @@ class ObjectStore:
         return self._client
 
     @contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        """Turn errors of the client into ours."""
+    def _explained(self, name: str, *, sought: bool = True) -> Iterator[None]:
+        """Turn errors of the client into ours.
+
+        :param sought: whether an object is asked for that need not be there; else that there is no such place is an
+            error.
+        """
         where = f"{name} in {self.url}" if name else self.url
+        absent = Missing() if sought else CacheError(f"{where}: there is no such place", hint="check the cache's URL")
         try:
             yield
         except (Missing, Exists, Changed, Unchanged, CacheError):
             raise
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise (self._no_bucket(str(error)) or Missing()) from None
+        except FileNotFoundError as error:
+            raise (self._no_bucket(str(error)) or absent) from None
+        except (NotADirectoryError, IsADirectoryError, FileExistsError) as error:  # a file for a directory, or reverse
+            what = error.filename or where
+            raise CacheError(
+                f"cannot use the cache {self.url}: {what}: {error.strerror}", hint="name a directory, or move that away"
+            ) from None
         except PermissionError as error:
             if self.local is not None:
                 raise CacheError(f"{where}: {error.strerror}", hint="run as the owner of that directory") from error
@@ -436,7 +448,7 @@ class ObjectStore:
                 raise
             text = str(error)
             if isinstance(error, known.NotFoundError):
-                raise (self._no_bucket(str(error)) or Missing()) from None
+                raise (self._no_bucket(text) or absent) from None
             if isinstance(error, known.AlreadyExistsError):
                 raise Exists from None
             if isinstance(error, known.PreconditionError):
@@ -461,7 +473,10 @@ class ObjectStore:
             "http": "put user and password into ~/.netrc, or check the server's access rules",
         }
         reason = f"HTTP status {status[1]}" if status else _first_line(text)
-        return CacheError(f"access to {where} is refused: {reason}", hint=hint.get(kind.removesuffix("s")))
+        return CacheError(
+            f"access to {where} is refused: {reason}",
+            hint=hint.get(kind if kind == "s3" else kind.removesuffix("s"), "check the credentials and the address"),
+        )
 
     def _failed(self, where: str, text: str) -> CacheError | HostError:
         if error := self._no_bucket(text):
@@ -476,7 +491,10 @@ class ObjectStore:
                 "or name the host in no_proxy",
             )
         if status:
-            return CacheError(f"{where}: the server answers with HTTP status {status[1]}")
+            return CacheError(
+                f"{where}: the server answers with HTTP status {status[1]}",
+                hint="check the address; where it is right, the server is at fault: run it again later",
+            )
         return CacheError(f"{where}: {_reason(text)}", hint="check the address and the network, then run it again")
 
 

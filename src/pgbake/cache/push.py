@@ -18,7 +18,7 @@ from pgbake.cache.compression import LEVEL
 from pgbake.cache.index import change_index
 from pgbake.cache.objects import Exists
 from pgbake.cache.roots import Root, is_fresh, make_roots, root_name
-from pgbake.cache.survey import Survey, survey
+from pgbake.cache.survey import Survey, survey, unsigned
 from pgbake.errors import CacheError
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
@@ -38,7 +38,8 @@ class PushResult:
     :param present: paths that were there already.
     :param skipped: paths that somebody else sent at the same time.
     :param nar_size: bytes of the NARs sent; ``file_size``: of what they were compressed to.
-    :param unsigned: paths sent that bear no signature and do not certify themselves: nobody will trust them.
+    :param unsigned: paths, sent now or before, that bear no signature and do not certify themselves: nobody will
+        trust them.
     """
 
     sent: tuple[StorePath, ...] = ()
@@ -96,7 +97,7 @@ def push(
         skipped=tuple(info.path for info, raced in sent if raced),
         nar_size=sum(info.nar_size for info in made),
         file_size=sum(info.file_size or 0 for info in made),
-        unsigned=tuple(info.path for info in made if not info.signatures and not info.certifies_itself),
+        unsigned=unsigned(made) + found.unsigned,
     )
 
 

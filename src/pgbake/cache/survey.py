@@ -25,6 +25,7 @@ class Survey:
     :param present: paths whose narinfo and NAR are there.
     :param damaged: paths whose narinfo is there, and whose NAR is not, or of another size.
     :param unindexed: of what is present, what the index lacks.
+    :param unsigned: of what is present, what bears no signature and does not certify itself.
     :param vanished: digests of what the index names and the cache has not.
     :param has_info: whether it has a ``nix-cache-info``; None where that is not known.
     :param objects: names of all that was listed, with the time of their last write (Unix seconds); None where no
@@ -34,6 +35,7 @@ class Survey:
     present: frozenset[StorePath]
     damaged: frozenset[StorePath] = frozenset()
     unindexed: tuple[NarInfo, ...] = ()
+    unsigned: tuple[StorePath, ...] = ()
     vanished: frozenset[str] = frozenset()
     has_info: bool | None = None
     objects: Mapping[str, float] | None = None
@@ -122,5 +124,11 @@ def _sort(
         frozenset(info.path for info in good),
         frozenset(damaged),
         tuple(info for info in good if info.path.digest not in index.texts),
+        unsigned(good),
         vanished,
     )
+
+
+def unsigned(infos: Iterable[NarInfo]) -> tuple[StorePath, ...]:
+    """Return the paths of narinfos that bear no signature and do not certify themselves."""
+    return tuple(info.path for info in infos if not info.signatures and not info.certifies_itself)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
@@ -54,13 +53,14 @@ url_argument = click.argument("url", metavar="[URL]", required=False)
 def chosen_cache(app: App, url: str | None) -> BinaryCache:
     """Return the cache that a user names, or the one that the settings name.
 
-    :raises CacheError: the URL is none.
+    :raises CacheError: the URL is none, or that of a directory that is not there.
     :raises ManifestError: none is named, and the settings name none or several.
     """
-    from pgbake.cli.caches import open_cache, settings
+    from pgbake.cli.caches import check_there, open_cache, settings
     from pgbake.errors import ManifestError
 
     if url is not None:
+        check_there(url)
         return open_cache(url)
     known = [cache for cache in settings(app).caches if cache.url.partition("?")[0] != "local"]
     known = [cache for cache in known if cache.push] or known
@@ -70,15 +70,6 @@ def chosen_cache(app: App, url: str | None) -> BinaryCache:
             f"several caches are known: {urls}" if known else "no cache is known", hint="name its URL in the command"
         )
     return open_cache(known[0].url)
-
-
-def parse_time(text: str, option: str) -> float:
-    """Read a span of time, such as ``30d``, ``12h``, ``45m``, ``10s`` or ``2w``; return seconds."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
-    if not match:
-        raise click.BadParameter(f"{text!r} is no span of time: 30d, 12h, 45m, 10s or 2w", param_hint=option)
-    return float(match[1]) * units[match[2]]
 
 
 def human_age(seconds: float | None) -> str:

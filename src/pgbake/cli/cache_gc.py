@@ -7,7 +7,8 @@ import time
 import click
 
 from pgbake.cli.app import App, human_size, json_option, pass_app
-from pgbake.cli.cache import chosen_cache, human_age, human_time, parse_time, url_argument
+from pgbake.cli.cache import chosen_cache, human_age, human_time, url_argument
+from pgbake.cli.quantities import DURATION
 
 
 @click.command(
@@ -20,13 +21,13 @@ Examples:
 )
 @url_argument
 @click.option("--keep", "names", metavar="NAME", multiple=True, help="Keep bundles of that name, a shell pattern.")
-@click.option("--keep-for", metavar="TIME", help="Keep bundles that were pushed within that time, such as 30d.")
+@click.option("--keep-for", type=DURATION, help="Keep bundles that were pushed within that time, such as 30d.")
 @click.option(
     "--keep-last", type=click.IntRange(1), metavar="N",
     help="Keep the newest N of each name, PostgreSQL major version and system.",
 )  # fmt: skip
 @click.option(
-    "--grace", metavar="TIME", default="1d", show_default=True,
+    "--grace", type=DURATION, default="1d", show_default=True,
     help="Keep whatever is younger; longer than any push takes.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only show what would go.")
@@ -36,9 +37,9 @@ def command(
     app: App,
     url: str | None,
     names: tuple[str, ...],
-    keep_for: str | None,
+    keep_for: float | None,
     keep_last: int | None,
-    grace: str,
+    grace: float,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -49,12 +50,7 @@ def command(
     """
     from pgbake.cache.gc import Retention, collect
 
-    retention = Retention(
-        names,
-        parse_time(keep_for, "--keep-for") if keep_for else None,
-        keep_last,
-        parse_time(grace, "--grace"),
-    )
+    retention = Retention(names, keep_for, keep_last, grace)
     with app.reporting() as report:
         done = collect(chosen_cache(app, url), retention, report, dry_run=dry_run)
     now = time.time()

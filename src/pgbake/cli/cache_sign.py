@@ -26,7 +26,7 @@ Examples:
 )  # fmt: skip
 @click.option("--trust", "trusted", metavar="KEY", multiple=True, help="Sign only what this public key has signed.")
 @click.option("--remove", metavar="NAME", multiple=True, help="Take the signatures of the key of that name away.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @json_option
 @pass_app
 def command(

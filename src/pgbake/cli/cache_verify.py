@@ -150,7 +150,7 @@ def _answer(result: Mended, dry_run: bool) -> dict[str, Any]:
     return {
         "paths": len(found.inventory.infos),
         "nars": len(found.inventory.nars),
-        "read": found.checked,
+        "file-bytes": found.checked,
         "findings": [
             {
                 "kind": finding.kind,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pgbake.cli.app import App, human_size
-from pgbake.errors import CacheError, FormatError, ManifestError, PgbakeError
+from pgbake.errors import CacheError, PgbakeError
 from pgbake.formats.storepath import StorePath
 
 if TYPE_CHECKING:
@@ -25,8 +25,11 @@ def settings(app: App) -> Settings:
 def open_cache(url: str, priority: int | None = None) -> BinaryCache:
     """Return a client of a cache, which keeps copies of indexes in this user's cache directory."""
     from pgbake.cache.cache import BinaryCache
+    from pgbake.cache.localsource import is_local_store
     from pgbake.places import cache_dir
 
+    if is_local_store(url):
+        raise CacheError(f"{url} is a store of this machine, and can only be pulled from", hint="name a cache")
     return BinaryCache(url, cache_dir() / "caches", priority)
 
 
@@ -35,6 +38,18 @@ def open_source(url: str, priority: int | None = None) -> Source:
     from pgbake.cache.localsource import LocalSource, is_local_store
 
     return LocalSource(url, priority or 0) if is_local_store(url) else open_cache(url, priority)
+
+
+def check_there(url: str) -> None:
+    """Tell a mistyped directory from an empty cache.
+
+    :raises CacheError: the URL is none, or that of a directory that is not there.
+    """
+    from pgbake.cache.localsource import is_local_store
+    from pgbake.cache.objects import ObjectStore
+
+    if not is_local_store(url) and (place := ObjectStore(url).local) is not None and not place.exists():
+        raise CacheError(f"there is no cache in {place}", hint=f"`pgbake push --to {url}` makes one")
 
 
 def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool = True) -> Substituters | None:
@@ -49,6 +64,8 @@ def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool =
 
     found = settings(app)
     problems: list[PgbakeError] = []
+    for url in urls:
+        check_there(url)
     caches: list[Source] = [open_source(url) for url in urls]
     if not urls:
         caches = [open_source(setting.url, setting.priority) for setting in found.caches]
@@ -77,6 +94,8 @@ def tell_refusals(app: App, caches: Substituters) -> None:
         app.note(f"warning: {count(len(refused))} that caches have cannot be taken: {first}")
         if first.hint:
             app.note(f"hint: {first.hint}")
+        told = list(refused.values())
+        caches.problems[:] = [problem for problem in caches.problems if problem not in told]
 
 
 def tell_problems(app: App, problems: Iterable[PgbakeError]) -> None:
@@ -86,19 +105,18 @@ def tell_problems(app: App, problems: Iterable[PgbakeError]) -> None:
 
 
 def name_paths(app: App, names: Iterable[str]) -> list[StorePath]:
-    """Return the store paths that arguments mean: paths, or packages of the project's bundle; the bundle for none.
+    """Return the store paths that arguments mean: paths, links to them, or packages of the project's bundle; the
+    bundle for none.
 
     :raises ManifestError: a name is neither.
     """
+    from pgbake.cli.verify import chosen_paths
+
     found: list[StorePath] = []
     packages: list[str] = []
     for name in names:
-        if name.startswith("/"):
-            try:
-                # Also a file in a path, or a link such as ./result.
-                found.append(StorePath.parse("/".join(name.split("/")[:4])))
-            except FormatError as error:
-                raise ManifestError(str(error), hint="name a path as /nix/store/DIGEST-NAME") from None
+        if "/" in name:
+            found += chosen_paths(app, [name]) or []
         else:
             packages.append(name)
     if packages or not found:

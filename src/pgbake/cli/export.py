@@ -60,7 +60,7 @@ def command(
     else:
         paths = name_paths(app, names)
         if lacking := [path for path in paths if path not in app.store.valid(paths)]:
-            raise ManifestError(f"{lacking[0]} is not in the store", hint="run `pgbake build` first")
+            raise ManifestError(f"{lacking[0]} is not in the store", hint="`pgbake build` or `pgbake pull` brings it")
     begin = time.monotonic()
     target = Path(file).absolute()
     temporary = target.with_name(f".{target.name}.new")
@@ -98,8 +98,8 @@ def command(
         app.note(f"exported {count(len(infos))}{moved}")
     if unsigned:
         app.note(
-            f"warning: {count(len(unsigned))} bear no signature: an import refuses them; "
-            "sign with --key FILE (`pgbake keygen` makes one)"
+            f"warning: an import refuses what bears no signature: {count(len(unsigned))}\n"
+            "hint: export with --key FILE (`pgbake keygen` makes one), or import with --no-check-sigs"
         )
 
 

@@ -6,6 +6,7 @@ Each command is a module of this package, imported when it is called: `pgbake --
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def pgbake(ctx: click.Context, directory: Path, store: Path | None, progress: st
 
 def main() -> None:
     """Run the command line; errors become ``error:`` and ``hint:`` lines and an exit status."""
+    # Whoever ends pgbake by `kill` leaves as little behind as who types Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Stores are read by the users that builds and servers run as, whatever the caller's umask.
     os.umask(0o022)
     try:

@@ -59,7 +59,7 @@ def command(
         infos = [offer[0].info for offer in offers.values()]
         size = sum(info.file_size or info.nar_size for info in infos)
         if as_json:
-            app.say_json({"pull": [str(info.path) for info in infos], "bytes": size})
+            app.say_json({"pull": [str(info.path) for info in infos], "file-bytes": size})
         else:
             for path, (offer, *_) in sorted(offers.items()):
                 app.say(f"{path}  {human_size(offer.info.file_size or offer.info.nar_size)}  {offer.cache.url}")

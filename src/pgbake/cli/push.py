@@ -92,7 +92,7 @@ def command(
     else:
         goals = paths = name_paths(app, names)
         if lacking := [path for path in paths if path not in app.store.valid(paths)]:
-            raise ManifestError(f"{lacking[0]} is not in the store", hint="run `pgbake build` first")
+            raise ManifestError(f"{lacking[0]} is not in the store", hint="`pgbake build` or `pgbake pull` brings it")
     for file in statements:
         from pgbake.store.statements import keep_file
 
@@ -145,8 +145,8 @@ def command(
                 app.say(f"{cache.url}: {count(stated, 'statement')} sent")
         if result.unsigned:
             app.note(
-                f"warning: {count(len(result.unsigned))} bear no signature: nobody will take them; "
-                "sign with --key FILE (`pgbake keygen` makes one)"
+                f"warning: nobody will take what bears no signature: {count(len(result.unsigned))}\n"
+                f"hint: `pgbake cache sign --key FILE '{cache.url}'` signs it there; `pgbake keygen NAME` makes a key"
             )
     if as_json:
         app.say_json(answers)

@@ -23,7 +23,7 @@ Examples:
     "--key", "files", type=click.Path(dir_okay=False, path_type=Path), multiple=True, metavar="FILE",
     help="Sign with this secret key; may be given several times [default: those in PGBAKE_SECRET_KEY].",
 )  # fmt: skip
-@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be signed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be signed.")
 @json_option
 @pass_app
 def command(app: App, names: tuple[str, ...], files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:

@@ -90,7 +90,7 @@ def as_json_value(done: Verification) -> dict[str, Any]:
     """Return what a program is told of a verification."""
     return {
         "paths": done.paths,
-        "bytes": done.nar_bytes,
+        "nar-bytes": done.nar_bytes,
         "links": done.links,
         "findings": [
             {

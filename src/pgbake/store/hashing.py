@@ -89,7 +89,8 @@ def _start(
         return reading, pid
     status = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of it, and ends this process
+        for number in (signal.SIGINT, signal.SIGTERM):  # the parent hears of it, and ends this process
+            signal.signal(number, signal.SIG_IGN)
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == parent:
             for name in share:

@@ -44,7 +44,7 @@ def _denied(file: Path, error: OSError) -> PgbakeError:
         return host_error(error, f"cannot lock {file}")
     return StoreError(
         f"cannot lock {file}: {error.strerror}",
-        hint="run as the store's owner, or name a store of your own with --store DIR",
+        hint="run as the owner of that directory, or name another",
     )
 
 
