@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 NAMES = ("start", "size", "tree", "merge", "verify", "cache", "build")
@@ -10,6 +11,8 @@ NAMES = ("start", "size", "tree", "merge", "verify", "cache", "build")
 
 def main() -> None:
     """Run the benches named on the command line, or all."""
+    # An installed pgbake has its bytecode; the first of several runs writes it.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for name in sys.argv[1:] or NAMES:
         importlib.import_module(f"bench.bench_{name}").main()
 

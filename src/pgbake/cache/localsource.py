@@ -19,7 +19,6 @@ from pgbake.errors import CacheError, FormatError, StoreError
 from pgbake.formats.keys import Signature
 from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
-from pgbake.store import tree
 from pgbake.store.database import SCHEMA_VERSION, Database, PathInfo
 
 SCHEME = "local"
@@ -73,6 +72,8 @@ class LocalSource:
     @contextmanager
     def open_nar(self, info: NarInfo, stop: threading.Event) -> Iterator[BinaryIO]:
         """Give the NAR of a path as a stream."""
+        from pgbake.store import tree  # slow, and whoever only asks what kind a URL is needs none
+
         reading, writing = os.pipe()
 
         def dump() -> None:

@@ -36,7 +36,6 @@ from pgbake.errors import PgbakeError, StoreError, host_error
 from pgbake.files import write_whole
 from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
-from pgbake.store import tree
 from pgbake.store.database import SCHEMA_VERSION, Database, PathInfo
 from pgbake.store.locks import OnWait, acquire, directory_lock, open_lock, path_lock, patient, silent
 from pgbake.store.references import ReferenceScanner
@@ -345,6 +344,8 @@ class LocalStore:
         :param candidates: the store paths that it may refer to.
         :raises StoreError: it holds a device, fifo or socket.
         """
+        from pgbake.store import tree  # slow, and only writers come here
+
         final = self._move_in(path, made)
         scanner = ReferenceScanner([*candidates, path])
         try:
@@ -380,6 +381,8 @@ class LocalStore:
         :raises StoreError: it cannot be written.
         :raises HostError: the disk is full.
         """
+        from pgbake.store import tree
+
         staging = self.staging(path)
         try:
             made = staging / "made"
