@@ -105,7 +105,7 @@ def _proportional(pid: int) -> int:
 
 def main() -> None:
     """Print one line for each peer: the best of several runs, taken in turn."""
-    with tempfile.TemporaryDirectory(prefix="pgbake-bench-", dir="/var/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="pgbake-bench-", dir=test_cache()) as name:
         nix = Oracle(_made(Path(name, "oracle")), unpacked_nix())
         with LocalStore(nix.root) as store:
             contents = fill(store, Path(name, "tree"))

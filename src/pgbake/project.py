@@ -1,76 +1,23 @@
-"""A project: a directory with a manifest and its lock, and this user's places on this machine."""
+"""A project: a directory with a manifest and its lock."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgbake.errors import ManifestError, StoreError
+from pgbake.errors import ManifestError
 from pgbake.files import read_hint
 from pgbake.formats.system import SYSTEMS, System, host_system
-from pgbake.inputs.mirrors import Mirrors, host_mirrors, manifest_mirrors
 from pgbake.lock import LOCK_NAME, Lock, load_lock
 from pgbake.manifest import MANIFEST_NAME, Manifest, load_manifest
 from pgbake.recipes.recipe import Catalogue, load_catalogue
-from pgbake.requirements import requirements
 from pgbake.trust import Settings, load_settings
 
 if TYPE_CHECKING:
     from pgbake.bundle.merge import Bundle
-
-
-def cache_dir() -> Path:
-    """Return where this user's downloads and indexes are kept; what lies there can be fetched again."""
-    if os.geteuid() == 0 and "XDG_CACHE_HOME" not in os.environ:
-        return Path("/var/cache/pgbake")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pgbake"
-
-
-def data_dir() -> Path:
-    """Return where this user's data is kept: the clusters of local servers and, but for root, the store."""
-    if os.geteuid() == 0 and "XDG_DATA_HOME" not in os.environ:
-        return Path("/var/lib/pgbake")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "pgbake"
-
-
-def store_root(option: Path | None) -> Path:
-    """Return the root of the store to use: as named, else ``/`` for root and one of their own for others.
-
-    Where a real Nix owns ``/nix``, root has a store of its own as well: nothing of Nix's is written.
-
-    :raises StoreError: the store named is Nix's.
-    """
-    if option is not None:
-        root = option.absolute()
-        if nix_owns_the_store() and _is_same(root / "nix", Path("/nix")):
-            raise StoreError(
-                f"the store at {root / 'nix/store'} belongs to Nix, which is installed on this machine",
-                hint="leave --store (and PGBAKE_STORE) away, and pgbake uses a store of its own; "
-                "`nix-store --gc`, `--verify` and `--optimise` care for Nix's",
-            )
-        return root
-    if os.geteuid() == 0 and not nix_owns_the_store():
-        return Path("/")
-    return data_dir() / "store"
-
-
-def nix_has_taken_over() -> bool:
-    """Whether root's store has moved away from ``/nix``, since Nix owns it, and something can be taken from there."""
-    return os.geteuid() == 0 and nix_owns_the_store() and Path("/nix/var/nix/db/db.sqlite").exists()
-
-
-def nix_owns_the_store() -> bool:
-    """Whether a real Nix is installed on this machine: its daemon listens, or its programs are there."""
-    signs = ("/nix/var/nix/daemon-socket/socket", "/nix/var/nix/profiles/default/bin/nix-store")
-    return shutil.which("nix-store") is not None or any(os.path.lexists(sign) for sign in signs)
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    return one == other or (one.exists() and other.exists() and one.samefile(other))
+    from pgbake.inputs.mirrors import Mirrors
 
 
 @dataclass(frozen=True)
@@ -119,6 +66,8 @@ class Project:
 
         :raises HostError: there are none.
         """
+        from pgbake.inputs.mirrors import host_mirrors, manifest_mirrors
+
         platform = self.manifest.platform
         if platform.mirrors:
             return manifest_mirrors(platform.mirrors, platform.security_mirrors)
@@ -137,7 +86,9 @@ class Project:
 
         :raises LockError: the lock is missing or does not fit the manifest.
         """
-        from pgbake.bundle.merge import lower_bundle  # slow, and not every command wants one
+        # Slow, and not every command wants one.
+        from pgbake.bundle.merge import lower_bundle
+        from pgbake.requirements import requirements
 
         requirements(self.manifest, self.catalogue).check(self.lock, system)
         return lower_bundle(self.manifest, self.catalogue, self.lock, system)

@@ -37,8 +37,7 @@ from pgbake.cache.gc import referrers_first
 from pgbake.cache.incoming import IncomingNar, register
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index
-from pgbake.cache.outgoing import compress_nar
-from pgbake.cache.push import signatures
+from pgbake.cache.outgoing import compress_nar, signatures
 from pgbake.cache.substituters import Check
 from pgbake.errors import CacheError, FormatError, StoreError, host_error
 from pgbake.events import Notice, Planned, Progressed, Sink, task

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -137,6 +136,15 @@ class BinaryCache:
         """Give the file of a NAR as a stream; see :meth:`ObjectStore.open`."""
         return self.objects.open(info.url, stop)
 
+    def by_name(self, paths: Iterable[StorePath]) -> dict[StorePath, NarInfo]:
+        """Ask for paths by name that the index told of; nothing where the cache has none, and was so asked before.
+
+        :raises CacheError: it refuses, does not answer, or what it has is damaged.
+        """
+        if self.index() is None:
+            return {}
+        return {info.path: info for info in in_parallel(self.narinfo, paths) if info is not None}
+
     def query(
         self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), damaged: list[Damaged] | None = None
     ) -> dict[StorePath, NarInfo]:
@@ -184,6 +192,8 @@ def in_parallel(ask: Callable[[T], R], items: Iterable[T], at_once: int = REQUES
     items = list(items)
     if len(items) < 2:
         return [ask(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # slow, and one request needs none
+
     with ThreadPoolExecutor(min(at_once, len(items))) as pool:
         futures = [pool.submit(ask, item) for item in items]
         try:

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +118,8 @@ def lease(objects: ObjectStore, what: str, on_wait: OnWait) -> Iterator[Lease]:
     :param on_wait: called once with who holds it, where somebody does.
     :raises CacheError: the cache refuses, or does not answer.
     """
+    import socket  # pushes do not take the lease
+
     holder = f"{what}, pid {os.getpid()} on {socket.gethostname()}"
     with _local_lock(objects, on_wait):
         while True:

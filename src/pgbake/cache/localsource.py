@@ -66,6 +66,10 @@ class LocalSource:
                 found[path] = _narinfo(info)
         return found
 
+    def by_name(self, paths: Iterable[StorePath]) -> dict[StorePath, NarInfo]:
+        """Return nothing: there is no list beside the database."""
+        return {}
+
     @contextmanager
     def open_nar(self, info: NarInfo, stop: threading.Event) -> Iterator[BinaryIO]:
         """Give the NAR of a path as a stream."""

@@ -15,7 +15,7 @@ from pgbake.cache.cache import CACHE_INFO, OWN_INFO, BinaryCache
 from pgbake.cache.gc import referrers_first, require_writable, tell_waiting
 from pgbake.cache.index import Index, rewrite_index
 from pgbake.cache.lease import Lease, lease
-from pgbake.cache.push import send
+from pgbake.cache.sender import send
 from pgbake.cache.verify import Verification, verify
 from pgbake.events import Sink
 from pgbake.formats.keys import SecretKey

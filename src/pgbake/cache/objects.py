@@ -18,7 +18,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -256,6 +255,8 @@ class ObjectStore:
 
         :raises HostError: it cannot be made.
         """
+        import tempfile  # slow, as all that writes needs and a look does not
+
         try:
             if self.local is not None:
                 directory = (self.local / name).parent
@@ -284,6 +285,8 @@ class ObjectStore:
         :raises CacheError: the server refuses, or does not answer.
         :raises HostError: the disk is full.
         """
+        import tempfile
+
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         with self._explained(name, sought=False), suppress(Exists):
@@ -343,6 +346,8 @@ class ObjectStore:
                 obstore.put(self._store, name, data)
 
     def _write(self, name: str, data: bytes, new: bool) -> None:
+        import tempfile
+
         assert self.local is not None
         target = self.local / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,16 @@
-"""NARs on their way out of the store: made, compressed, and held against what was registered, in one pass."""
+"""Paths on their way out of the store: NARs made, compressed, and held against what was registered, in one pass; and
+signatures."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 from pgbake.cache.compression import LEVEL, compressor
-from pgbake.errors import StoreError
+from pgbake.errors import FormatError, StoreError
+from pgbake.formats.keys import SecretKey, Signature
+from pgbake.formats.narinfo import fingerprint
 from pgbake.store import tree
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore
@@ -45,3 +48,17 @@ def compress_nar(
             hint=f"run `pgbake repair {info.path}`, then push again",
         )
     return digest.digest()
+
+
+def signatures(info: PathInfo, keys: Iterable[SecretKey]) -> tuple[Signature, ...]:
+    """Return the signatures that a path bears, and those that keys make, sorted; a key's name stands once."""
+    found: dict[str, Signature] = {}
+    for text in info.signatures:
+        try:
+            signature = Signature.parse(text)
+        except FormatError:  # somebody else's notation; nobody could verify it
+            continue
+        found[signature.name] = signature
+    message = fingerprint(info.path, info.nar_sha256, info.nar_size, info.references)
+    found |= {key.name: key.sign(message) for key in keys}
+    return tuple(found[name] for name in sorted(found))

@@ -17,8 +17,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-
-import msgspec
+from dataclasses import dataclass
 
 from pgbake.cache.objects import Missing, ObjectStore
 from pgbake.errors import FormatError, PgbakeError
@@ -35,7 +34,8 @@ _LARGEST = 20_000_000
 _WHAT = re.compile(r"[a-z]{1,20}")
 
 
-class Root(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Root:
     """What a push brought for its own sake."""
 
     path: str
@@ -59,6 +59,8 @@ class Root(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """Write the object."""
+        import msgspec  # slow, and a push with nothing to send writes none
+
         return msgspec.json.encode(self)
 
 
@@ -95,6 +97,8 @@ def load_root(objects: ObjectStore, name: str) -> Root | None:
     :raises FormatError: it is damaged.
     :raises CacheError: the cache refuses, or does not answer.
     """
+    import msgspec
+
     try:
         root = msgspec.json.decode(objects.get(name, _LARGEST).data, type=Root)
         root.members()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
@@ -36,6 +36,9 @@ class Source(Protocol):
         self, paths: Iterable[StorePath], sure: Iterable[StorePath] = (), damaged: list[Damaged] | None = None
     ) -> dict[StorePath, NarInfo]:
         """Return what it has; see :meth:`pgbake.cache.cache.BinaryCache.query`."""
+
+    def by_name(self, paths: Iterable[StorePath]) -> dict[StorePath, NarInfo]:
+        """Return what it has of paths that it told of from a list, asked for one by one; nothing where that is all."""
 
     def open_nar(self, info: NarInfo, stop: threading.Event) -> AbstractContextManager[BinaryIO]:
         """Give the file of a NAR, as compressed as ``info`` says, as a stream.
@@ -97,23 +100,36 @@ class Substituters:
                 for each in damaged:
                     self._refuse(cache, each.path, each)
 
-        answers = in_parallel(ask, self.caches) if missing else []
+        def ask_and_check(cache: Source) -> dict[StorePath, NarInfo | PgbakeError]:
+            checked = {path: self._checked(cache, info) for path, info in ask(cache).items()}
+            # An index may lack signatures that another tool has added since.
+            if doubted := [path for path, answer in checked.items() if isinstance(answer, PgbakeError)]:
+                with suppress(CacheError):
+                    checked |= {path: self._checked(cache, info) for path, info in cache.by_name(doubted).items()}
+            return checked
+
+        answers = in_parallel(ask_and_check, self.caches) if missing else []
         for path in missing:
             found = []
             for cache, answer in zip(self.caches, answers, strict=True):
-                if (info := answer.get(path)) is None:
-                    continue
-                try:
-                    if not cache.trusted:
-                        self.check(info, cache.url)
-                except PgbakeError as error:
-                    self._refuse(cache, path, error)
-                else:
-                    found.append(Offer(cache, info))
+                told = answer.get(path)
+                if isinstance(told, NarInfo):
+                    found.append(Offer(cache, told))
+                elif told is not None:
+                    self._refuse(cache, path, told)
             if found:
                 self._known[path] = found
                 self._tell(path)
         return {path: self._known[path] for path in paths if self._known.get(path)}
+
+    def _checked(self, cache: Source, info: NarInfo) -> NarInfo | PgbakeError:
+        """Return a narinfo that is to be believed, or why another is not."""
+        try:
+            if not cache.trusted:
+                self.check(info, cache.url)
+        except PgbakeError as error:
+            return error
+        return info
 
     def _refuse(self, cache: Source, path: StorePath, error: PgbakeError) -> None:
         self.refused[path] = error

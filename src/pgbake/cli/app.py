@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgbake.events import Sink
-
 if TYPE_CHECKING:
+    from pgbake.events import Sink
     from pgbake.project import Project
     from pgbake.store.local import LocalStore
 
@@ -51,7 +50,7 @@ class App:
 
     def open_store(self, *, release_reserve: bool = False) -> LocalStore:
         """Open the store until the command ends; see :class:`LocalStore`."""
-        from pgbake.project import store_root
+        from pgbake.places import store_root
         from pgbake.store.local import LocalStore
 
         store = LocalStore(store_root(self.store_option), release_reserve=release_reserve)
@@ -62,7 +61,7 @@ class App:
     @property
     def store_root(self) -> Path:
         """The root below which the store lies."""
-        from pgbake.project import store_root
+        from pgbake.places import store_root
 
         return store_root(self.store_option)
 

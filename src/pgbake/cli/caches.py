@@ -26,7 +26,7 @@ def open_cache(url: str, priority: int | None = None) -> BinaryCache:
     """Return a client of a cache, which keeps copies of indexes in this user's cache directory."""
     from pgbake.cache.cache import BinaryCache
     from pgbake.cache.localsource import is_local_store
-    from pgbake.project import cache_dir
+    from pgbake.places import cache_dir
 
     if is_local_store(url):
         raise CacheError(f"{url} is a store of this machine, and can only be pulled from", hint="name a cache")
@@ -60,7 +60,7 @@ def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool =
     from pgbake.cache.localsource import SCHEME, LocalSource
     from pgbake.cache.statements import demanding
     from pgbake.cache.substituters import Substituters, by_priority
-    from pgbake.project import nix_has_taken_over
+    from pgbake.places import nix_has_taken_over
 
     found = settings(app)
     problems: list[PgbakeError] = []

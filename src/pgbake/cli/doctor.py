@@ -39,7 +39,7 @@ def command(ctx: click.Context, app: App, offline: bool, as_json: bool) -> None:
     """
     from pgbake.doctor.examination import examine
     from pgbake.doctor.finding import all_findings
-    from pgbake.project import cache_dir, data_dir, store_root
+    from pgbake.places import cache_dir, data_dir, store_root
 
     mirrors, suite = _platform(app)
     report = examine(store_root(app.store_option), cache_dir(), data_dir(), mirrors, suite, offline)

@@ -134,7 +134,7 @@ def realise_inputs(app: App, graph: Graph, wanted: Set[StorePath]) -> None:
 def input_provider(app: App, report: Sink) -> Provider:
     """Return what brings inputs of the project into the store."""
     from pgbake.build.provide import Provider
-    from pgbake.project import cache_dir
+    from pgbake.places import cache_dir
 
     project = app.project
     return Provider(app.store, project.catalogue, lambda: project.mirrors, cache_dir() / "downloads", report)

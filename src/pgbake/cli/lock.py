@@ -33,7 +33,7 @@ def command(app: App, update: bool, check: bool, dry_run: bool, names: tuple[str
     from pgbake.events import Notice
     from pgbake.formats.system import SYSTEMS
     from pgbake.lock import load_lock, save_lock
-    from pgbake.project import cache_dir
+    from pgbake.places import cache_dir
     from pgbake.requirements import requirements
     from pgbake.resolve import Resolver, moves
     from pgbake.store.locks import directory_lock

@@ -115,7 +115,7 @@ def _travels(info: NarInfo) -> int:
 
 def _downloads(plan: Plan) -> dict[str, int]:
     """Return size by sha256 of the files that are neither in the store nor downloaded before."""
-    from pgbake.project import cache_dir
+    from pgbake.places import cache_dir
 
     pins = {pin.sha256: pin for item in plan.inputs for pin in item.pins.values()}
     downloads = cache_dir() / "downloads"

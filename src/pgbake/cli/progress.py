@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import click
-import msgspec
 
 from pgbake.cli.app import human_size, on_terminal
 from pgbake.events import (
@@ -85,6 +84,8 @@ def _in_turn(handle: Sink) -> Sink:
 
 def json_line(event: Event) -> None:
     """Write an event for a program: a line of JSON on standard error."""
+    import msgspec
+
     value = {"event": type(event).__name__, **msgspec.to_builtins(event)}
     click.echo(msgspec.json.encode(value), err=True)
 

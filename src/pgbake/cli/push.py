@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
 from pgbake.errors import CacheError, ManifestError
+
+if TYPE_CHECKING:
+    from pgbake.events import Sink
+    from pgbake.formats.keys import SecretKey
 
 
 @click.command(
@@ -56,23 +63,30 @@ def command(
     Only what a cache lacks is sent; what it should have is looked at. Whoever reads meanwhile sees whole closures
     only. A push that was stopped is taken up where it was by the next.
     """
-    from pgbake.cache.push import push, survey
-    from pgbake.cache.statements import bring_statements
+    from pgbake.cache.push import push
+    from pgbake.cache.survey import survey
     from pgbake.cli.app import human_size
     from pgbake.cli.caches import amount, count, name_paths, open_cache, settings
-    from pgbake.signing import secret_keys
-    from pgbake.store.statements import keep_file
 
     targets = list(urls) or [cache.url for cache in settings(app).caches if cache.push]
     if not targets:
         raise ManifestError(
             "no cache to push to is known", hint="name one with --to URL, or write push = true in its [[cache]] table"
         )
-    with app.reporting() as report:
-        signing = secret_keys(keys, report)
+    signing: list[SecretKey] = []
+
+    def load_keys(report: Sink) -> list[SecretKey]:
+        from pgbake.signing import secret_keys
+
+        if not signing:
+            signing.extend(secret_keys(keys, report))
+        return signing
+
     if what == "build":
         from pgbake.cli.goals import realise_build_closure
 
+        with app.reporting() as report:
+            load_keys(report)  # a build may take hours: a key that is none is told of before
         goals = name_paths(app, names)
         paths = realise_build_closure(app, names)
     else:
@@ -80,6 +94,8 @@ def command(
         if lacking := [path for path in paths if path not in app.store.valid(paths)]:
             raise ManifestError(f"{lacking[0]} is not in the store", hint="`pgbake build` or `pgbake pull` brings it")
     for file in statements:
+        from pgbake.store.statements import keep_file
+
         keep_file(app.store, file, paths, dry_run=dry_run)
     answers = []
     for url in targets:
@@ -90,6 +106,9 @@ def command(
         closure = app.store.closure(paths)
         found = survey(cache, closure)
         absent = [path for path in closure if path not in found.present]
+        if absent:  # a key that is none is told of before anything is written
+            with app.reporting() as report:
+                load_keys(report)
         if dry_run:
             size = sum(closure[path].nar_size for path in absent)
             answers.append({"cache": cache.url, "send": [str(path) for path in absent], "nar-bytes": size})
@@ -99,8 +118,13 @@ def command(
                 app.say(f"To send to {cache.url}: {count(len(absent))}, {human_size(size)} before compression")
             continue
         with app.reporting() as report:
-            result = push(app.store, cache, paths, signing, report, level=level, found=found, roots=goals, what=what)
-        stated = bring_statements(app.store, cache, paths)
+            give_keys = partial(load_keys, report)
+            result = push(app.store, cache, paths, give_keys, report, level=level, found=found, roots=goals, what=what)
+        stated = 0
+        if any(os.path.lexists(app.store.statements_dir / path.digest) for path in paths):
+            from pgbake.cache.statements import bring_statements
+
+            stated = bring_statements(app.store, cache, paths)
         answers.append(
             {
                 "cache": cache.url,

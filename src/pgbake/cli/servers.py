@@ -25,14 +25,14 @@ data_option = click.option(
 def servers(app: App) -> Servers:
     """Return this user's servers."""
     from pgbake.bundle.server import Servers
-    from pgbake.project import data_dir
+    from pgbake.places import data_dir
 
     return Servers(app.store, data_dir() / "servers")
 
 
 def data_directory(app: App, data: Path | None) -> Path:
     """Return the data directory that a command means: as named, else the project's own."""
-    from pgbake.project import data_dir
+    from pgbake.places import data_dir
 
     if data is not None:
         return data.absolute()

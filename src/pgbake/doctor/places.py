@@ -21,7 +21,7 @@ from pgbake.bundle.server import LONGEST_SOCKET_DIR
 from pgbake.doctor.finding import Finding, few, ok, problem, warning
 from pgbake.errors import PgbakeError
 from pgbake.formats.storepath import StorePath
-from pgbake.project import nix_owns_the_store
+from pgbake.places import nix_owns_the_store
 from pgbake.store.local import LocalStore, remove_tree
 from pgbake.users import closed_directory, user_name
 

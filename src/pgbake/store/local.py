@@ -22,22 +22,19 @@ all the same: what is in it can be used, and whatever would write says that it c
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pgbake.errors import PgbakeError, StoreError, host_error
 from pgbake.files import write_whole
 from pgbake.formats import base32
-from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
 from pgbake.store import tree
 from pgbake.store.database import SCHEMA_VERSION, Database, PathInfo
@@ -45,6 +42,9 @@ from pgbake.store.locks import OnWait, acquire, directory_lock, open_lock, path_
 from pgbake.store.references import ReferenceScanner
 from pgbake.store.roots import TempRoots, link_root
 from pgbake.users import user_name
+
+if TYPE_CHECKING:
+    from pgbake.formats.derivation import Derivation
 
 #: Nix fills this file at its creation, to have space for deleting paths when the disk is full.
 _RESERVED_BYTES = 8 * 1024 * 1024
@@ -83,6 +83,7 @@ class LocalStore:
         self.log_dir = root / "nix/var/log/nix/drvs"
         self.links_dir = self.store_dir / ".links"
         self.failed_dir = root / "nix/var/pgbake/failed"
+        self.statements_dir = root / "nix/var/pgbake/statements"
         self._create()
         self.read_only = self._why_read_only()
         # Nix takes this lock exclusively to change the schema, and shared while a store is open.
@@ -290,6 +291,8 @@ class LocalStore:
 
         What a killed process left of its own is removed as well.
         """
+        import tempfile
+
         self.require_writable()
 
         def make(top: Path) -> tuple[Path, int]:
@@ -401,6 +404,8 @@ class LocalStore:
 
         :raises HostError: the disk is full, or fails.
         """
+        import ctypes  # slow, and only writers come here
+
         # One syncfs for the whole file system instead of one fsync a file: a path that the database
         # calls valid must not come back empty after a power cut.
         descriptor = os.open(self.store_dir, os.O_RDONLY | os.O_DIRECTORY)
@@ -463,6 +468,8 @@ class LocalStore:
 
     def derivation(self, path: StorePath) -> Derivation:
         """Read a ``.drv`` that is in the store."""
+        from pgbake.formats.derivation import Derivation  # slow, and not every command reads one
+
         return Derivation.parse(self.physical(path).read_bytes(), path.name.removesuffix(".drv"))
 
     def _add(

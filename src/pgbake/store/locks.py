@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pgbake.errors import PgbakeError, StoreError, host_error
-from pgbake.run import paste
 
 #: Seconds between two looks at a lock that somebody else holds.
 _LOOK_EVERY = 0.1
@@ -165,5 +165,5 @@ def command_of(pid: int) -> str:
             words = words[2:]
         elif not words[1].startswith("-"):
             words = words[1:]
-    line = paste([Path(words[0]).name, *words[1:]])
+    line = shlex.join([Path(words[0]).name, *words[1:]])
     return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."

@@ -28,7 +28,7 @@ def keep_statement(store: LocalStore, signed: SignedStatement) -> SignedStatemen
     """
     store.require_writable()
     said = signed.statement
-    directory = _directory(store) / said.path.digest
+    directory = store.statements_dir / said.path.digest
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with directory_lock(directory):
@@ -70,7 +70,7 @@ def keep_file(store: LocalStore, file: Path, paths: Iterable[StorePath], *, dry_
 
 def kept_statements(store: LocalStore, path: StorePath) -> dict[str, SignedStatement]:
     """Return the statements that are kept about a path, by their kinds. A damaged one is passed over."""
-    directory = _directory(store) / path.digest
+    directory = store.statements_dir / path.digest
     found = {kind: _read(directory / f"{kind}.json") for kind in KINDS}
     return {kind: signed for kind, signed in found.items() if signed is not None and signed.statement.path == path}
 
@@ -79,13 +79,9 @@ def drop_statements(store: LocalStore, valid: Iterable[StorePath]) -> None:
     """Remove the statements about paths that are not in the store any more."""
     digests = {path.digest for path in valid}
     with suppress(FileNotFoundError):
-        for directory in _directory(store).iterdir():
+        for directory in store.statements_dir.iterdir():
             if directory.name not in digests:
                 shutil.rmtree(directory, ignore_errors=True)
-
-
-def _directory(store: LocalStore) -> Path:
-    return store.root / "nix/var/pgbake/statements"
 
 
 def _read(file: Path) -> SignedStatement | None:

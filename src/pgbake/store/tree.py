@@ -14,13 +14,16 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pgbake.errors import StoreError, host_error
 from pgbake.formats import nar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 #: Receives the archive's bytes, piece by piece; a piece is valid only during the call.
 Consumer = Callable[[memoryview], object]
@@ -78,6 +81,8 @@ def hash_tree(path: Path, consumers: Sequence[Consumer] = (), *, threaded: bool 
     if not threaded:
         size = dump(path, consume)
         return NarHash(digest.digest(), size)
+    from concurrent.futures import ThreadPoolExecutor  # slow, and not every command hashes
+
     # One thread reads files, the other hashes: both are mostly outside of the interpreter's lock.
     block = _new_block()
     busy: deque[tuple[Future[None], memoryview]] = deque()

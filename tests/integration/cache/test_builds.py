@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pgbake.bundle.merge import Bundle
 from pgbake.cache.cache import BinaryCache, narinfo_name
 from pgbake.cache.index import NAME as INDEX
 from pgbake.formats.keys import SecretKey
+from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore, remove_tree
 from tests.projects import TestProject
@@ -148,3 +150,13 @@ def test_damage_is_mended_from_the_cache(newcomer: TestProject, bundle: Bundle) 
     outcomes = newcomer.json("repair", str(bundle.path))["outcomes"]
     assert [(outcome["subject"], outcome["way"]) for outcome in outcomes] == [(str(path), "fetched")]
     newcomer.pgbake("verify")
+
+
+def test_signatures_that_another_tool_added_count(newcomer: TestProject, cache: Path, bundle: Bundle) -> None:
+    """The index has the narinfos as they were pushed; who trusts a later key only is not refused for it."""
+    other = SecretKey("other-1", bytes(32))
+    newcomer.edit(str(KEY.public), str(other.public))
+    for file in cache.glob("*.narinfo"):
+        info = NarInfo.parse(file.read_text())
+        file.write_text(dataclasses.replace(info, signatures=(other.sign(info.fingerprint),)).to_text())
+    assert str(bundle.path) in {item["path"] for item in newcomer.json("pull")["pulled"]}

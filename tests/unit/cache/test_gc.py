@@ -357,13 +357,13 @@ def test_a_push_waits_for_a_collection_and_sends_what_it_took(
 def test_a_collection_leaves_what_a_push_under_way_relies_on(
     store: LocalStore, cache: BinaryCache, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from pgbake.cache import push as push_module
+    from pgbake.cache import sender
 
     made = add_graph(store, {"shared": (), "old-postgresql-15.1": ("shared",), "new-postgresql-15.2": ("shared",)})
     push_names(store, cache, made, "old-postgresql-15.1")
     (directory(cache) / "nar/0orphan.nar.zst").write_text("may be what the push is about to send")
     age(cache, 9 * DAY)
-    with paused(monkeypatch, push_module, "send") as (found, go):
+    with paused(monkeypatch, sender, "send") as (found, go):
         pusher = threading.Thread(target=lambda: push(store, cache, [made["new-postgresql-15.2"]], [], silent))
         pusher.start()
         assert found.wait(20)  # it believes that "shared" is there
