@@ -140,6 +140,10 @@ def _tell(app: App, result: Mended, repair: bool, drop: bool, dry_run: bool) -> 
     if result.lost and not drop:
         hint = "build or pull it here, then run it with --repair again; or name another cache: --from URL"
         app.note(f"hint: {hint if repair else '--repair sends again what the local store has'}")
+    elif found.findings and not repair:
+        app.note("hint: --repair mends it")
+    if repair and not drop and any(finding.kind == "root" for finding in found.findings):
+        app.note("hint: --drop deletes damaged roots; the next push of what they named writes them anew")
 
 
 def _verdict(found: Verification) -> str:
