@@ -103,6 +103,7 @@ class Puller:
     substituters: Substituters
     report: Sink
     stop: threading.Event
+    _awaited: set[str] = field(default_factory=set)
     _large: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_LARGE_AT_ONCE))
 
     def run(self, offers: Mapping[StorePath, list[Offer]]) -> list[Offer]:
@@ -207,7 +208,11 @@ class Puller:
             return offer, locks.pop_all()
 
     def _waiting(self, path: StorePath, holder: str) -> None:
-        self.report(Notice("info", f"{path.name} is being made by {holder}; waiting for it"))
+        if holder not in self._awaited:  # one line, not one for each path of a closure
+            self._awaited.add(holder)
+            self.report(
+                Notice("info", f"{path.name} is being made by {holder}; waiting for it, and what else that makes")
+            )
 
     def _unpack_first(self, path: StorePath, offers: list[Offer]) -> Offer:
         needs = offers[0].info.references
