@@ -83,8 +83,24 @@ Event = Planned | Started | Progressed | PhaseChanged | LogLine | Finished | Not
 Sink = Callable[[Event], None]
 
 
+_REPORT_EVERY = 0.1  # seconds
+
+
 def silent(_event: Event) -> None:
     """A sink for callers that want no progress."""
+
+
+def throttled(report: Sink, id: str) -> Callable[[int], None]:
+    """Return what tells how many bytes of a task are through, to be called as often as one likes."""
+    told = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if (now := time.monotonic()) - told > _REPORT_EVERY:
+            told = now
+            report(Progressed(id, done))
+
+    return tell
 
 
 @contextmanager

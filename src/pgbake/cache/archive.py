@@ -40,7 +40,7 @@ from pgbake.cache.index import Index
 from pgbake.cache.outgoing import compress_nar, signatures
 from pgbake.cache.substituters import Check
 from pgbake.errors import CacheError, FormatError, StoreError, host_error
-from pgbake.events import Notice, Planned, Progressed, Sink, task
+from pgbake.events import Notice, Planned, Sink, task, throttled
 from pgbake.formats.keys import SecretKey
 from pgbake.formats.narinfo import MAX_NARINFO, CacheInfo, NarInfo
 from pgbake.formats.storepath import StorePath
@@ -58,7 +58,6 @@ _LARGEST_INDEX = 200_000_000
 #: Paths, and seconds, after which what was unpacked is registered: that brings all of it to disk.
 _REGISTERED = 64
 _REGISTER_EVERY = 2.0
-_REPORT_EVERY = 0.1  # seconds
 
 HINT = "copy the archive again, or make it anew with `pgbake export`; what is in the store stays"
 
@@ -116,17 +115,14 @@ def export(
 
 
 def _teller(report: Sink, id: str, stop: threading.Event) -> Callable[[int], None]:
-    told = time.monotonic()
+    tell = throttled(report, id)
 
-    def tell(done: int) -> None:
-        nonlocal told
+    def tell_or_stop(done: int) -> None:
         if stop.is_set():
             raise StoreError("the export was stopped")
-        if (now := time.monotonic()) - told > _REPORT_EVERY:
-            told = now
-            report(Progressed(id, done))
+        tell(done)
 
-    return tell
+    return tell_or_stop
 
 
 def _narinfo(info: PathInfo, keys: Sequence[SecretKey]) -> NarInfo:
@@ -286,7 +282,7 @@ class _Importer:
         self.report(Notice("info", f"{path.name} is being made by {holder}; waiting for it"))
 
     def _unpack(self, info: NarInfo, source: _Member) -> None:
-        tell = _teller(self.report, f"import:{info.path}", threading.Event())
+        tell = throttled(self.report, f"import:{info.path}")
         try:
             with decompressed("zstd", cast(BinaryIO, source)) as stream:
                 nar = IncomingNar(info, self.tar.name, stream, tell, HINT)

@@ -24,14 +24,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from pgbake.errors import CacheError, HostError, host_error
 from pgbake.files import flush_directory
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 #: How often a request is tried again when the server fails or is overloaded, and within what time.
 _RETRIES = 5
@@ -206,16 +203,12 @@ class ObjectStore:
             yield stream
 
     def _pieces(self, name: str, stop: threading.Event) -> Iterator[bytes]:
-        import obstore
-
         done = fruitless = 0
-        whole = None
         while True:
             try:
                 with self._explained(name):
                     # A server that knows no ranges sends all from the start again; the digest decides in any case.
                     start, got = self._from(name, done)
-                    whole = start + got.meta["size"] - start if whole is None else whole
                     skip = done - start
                     for raw in got.stream(_PIECE):
                         piece = bytes(raw)
@@ -233,8 +226,6 @@ class ObjectStore:
                 fruitless += 1
                 if not done or fruitless > _RESUMES or stop.is_set():
                     raise
-            except obstore.exceptions.BaseError:  # pragma: no cover - all are explained
-                raise
 
     def _from(self, name: str, offset: int) -> tuple[int, Any]:
         import obstore
@@ -273,15 +264,12 @@ class ObjectStore:
         except OSError as error:
             raise host_error(error, f"cannot write to {self.local or tempfile.gettempdir()}") from error
 
-    def put_file(
-        self, name: str, file: BinaryIO, told: Callable[[int], object] | None = None, *, replace: bool = False
-    ) -> None:
+    def put_file(self, name: str, file: BinaryIO, *, replace: bool = False) -> None:
         """Store what :meth:`spool` gave, from its begin; whoever reads sees the whole object or none.
 
         What is there already under that name is taken for the same: such objects are named by their content.
 
         :param replace: whether what is there is known to be damaged, and replaced.
-        :param told: called with the bytes sent so far.
         :raises CacheError: the server refuses, or does not answer.
         :raises HostError: the disk is full.
         """
@@ -299,9 +287,8 @@ class ObjectStore:
             else:
                 import obstore
 
-                source = _Told(file, told) if told is not None else file
                 obstore.put(
-                    self._store, name, source, use_multipart=True, chunk_size=ONE_REQUEST,
+                    self._store, name, file, use_multipart=True, chunk_size=ONE_REQUEST,
                     max_concurrency=_PARTS_AT_ONCE,
                 )  # fmt: skip
 
@@ -515,31 +502,6 @@ class _PieceReader(io.RawIOBase):
         buffer[:count] = self._piece[:count]
         self._piece = self._piece[count:]
         return count
-
-
-class _Told(io.RawIOBase):
-    """A file that tells how far it has been read."""
-
-    def __init__(self, file: BinaryIO, told: Callable[[int], object]) -> None:
-        self._file = file
-        self._told = told
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._told(self._file.tell())
-        return data
 
 
 def _local_path(host: str, path: str) -> Path:

@@ -9,7 +9,6 @@ registered.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,8 +21,7 @@ from pgbake.cache.incoming import SMALL, IncomingNar, register
 from pgbake.cache.objects import Missing
 from pgbake.cache.substituters import Offer, Substituters
 from pgbake.errors import CacheError, FormatError, PgbakeError
-from pgbake.events import Notice, Planned, Progressed, Sink, task
-from pgbake.formats.narinfo import NarInfo
+from pgbake.events import Notice, Planned, Sink, task, throttled
 from pgbake.formats.storepath import StorePath
 from pgbake.store import tree
 from pgbake.store.local import LocalStore, remove_tree
@@ -34,7 +32,6 @@ _LARGE_AT_ONCE = 2
 #: Bytes of NARs from which on the disk is kept at work meanwhile, and seconds between two flushes.
 _FLUSHED = 64 << 20
 _FLUSH_EVERY = 0.2
-_REPORT_EVERY = 0.1  # seconds
 
 
 class Ungiven(CacheError):
@@ -248,19 +245,8 @@ class Puller:
                 stack.enter_context(self._large)
             if self.stop.is_set():
                 raise CacheError("the pull was stopped")
-            nar, reader = stack.enter_context(_incoming(offer, self.stop, self._teller(info)))
+            nar, reader = stack.enter_context(_incoming(offer, self.stop, throttled(self.report, f"pull:{info.path}")))
             self.store.receive(info.path, reader.read, lambda made: nar.verify(reader, made))
-
-    def _teller(self, info: NarInfo) -> Callable[[int], None]:
-        told = time.monotonic()
-
-        def tell(done: int) -> None:
-            nonlocal told
-            if (now := time.monotonic()) - told > _REPORT_EVERY:
-                told = now
-                self.report(Progressed(f"pull:{info.path}", done))
-
-        return tell
 
 
 def fetch_tree(substituters: Substituters, path: StorePath, nar_sha256: bytes, into: Path) -> bool:

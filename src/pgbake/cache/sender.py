@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pgbake.cache.compression import LEVEL
 from pgbake.cache.objects import Exists
 from pgbake.cache.outgoing import compress_nar, signatures
 from pgbake.errors import CacheError
-from pgbake.events import Planned, Progressed, Sink, task
+from pgbake.events import Planned, Sink, task, throttled
 from pgbake.formats import base32
 from pgbake.formats.keys import SecretKey
 from pgbake.formats.narinfo import NarInfo
@@ -26,7 +25,6 @@ from pgbake.store.local import LocalStore
 _COMPRESSED_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 _NARS_AT_ONCE = 8
 _NARINFOS_AT_ONCE = 8
-_REPORT_EVERY = 0.1  # seconds
 
 
 def send(
@@ -116,17 +114,14 @@ class _Sender:
         )
 
     def _teller(self, id: str) -> Callable[[int], None]:
-        told = time.monotonic()
+        tell = throttled(self.report, id)
 
-        def tell(done: int) -> None:
-            nonlocal told
+        def tell_or_stop(done: int) -> None:
             if self._stop.is_set():
                 raise CacheError("the push was stopped")
-            if (now := time.monotonic()) - told > _REPORT_EVERY:
-                told = now
-                self.report(Progressed(id, done))
+            tell(done)
 
-        return tell
+        return tell_or_stop
 
     def _send_narinfo(self, info: NarInfo) -> NarInfo | tuple[NarInfo, bool]:
         try:

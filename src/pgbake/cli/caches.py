@@ -94,8 +94,6 @@ def tell_refusals(app: App, caches: Substituters) -> None:
         app.note(f"warning: {count(len(refused))} that caches have cannot be taken: {first}")
         if first.hint:
             app.note(f"hint: {first.hint}")
-        told = list(refused.values())
-        caches.problems[:] = [problem for problem in caches.problems if problem not in told]
 
 
 def tell_problems(app: App, problems: Iterable[PgbakeError]) -> None:
