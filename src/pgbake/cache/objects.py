@@ -22,17 +22,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import urlsplit
 
+from pgbake.cache.clients import first_line, s3_client, web_client
 from pgbake.errors import CacheError, HostError, host_error
 from pgbake.files import flush_directory
 
-#: How often a request is tried again when the server fails or is overloaded, and within what time.
-_RETRIES = 5
-_RETRY_SECONDS = 60
 #: Bytes that travel in one piece of a stream.
 _PIECE = 1 << 20
 #: Objects up to this size are sent in one request; larger ones in parts, a few at a time.
@@ -43,11 +40,6 @@ _RESUMES = 3
 
 _FORMS = "use file:///DIR, http(s)://HOST/DIR or s3://BUCKET?region=REGION"
 _STATUS = re.compile(r"status code: (\d{3})")
-_PARAMETERS = frozenset({"region", "endpoint", "scheme", "profile", "addressing-style", "anonymous"})
-#: Parameters of Nix's that say how a cache is written or asked, not where it is.
-_PASSED_OVER = frozenset(
-    {"compression", "priority", "trusted", "want-mass-query", "parallel-compression", "compression-level"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +119,9 @@ class ObjectStore:
                 case "http" | "https":
                     self.writable = False
                     self.url = url.rstrip("/")
-                    self._client = _web_client(self.url)
+                    self._client = web_client(self.url)
                 case "s3" if parts.netloc:
-                    self._client = _s3_client(parts.netloc, parts.path, parts.query)
+                    self._client = s3_client(parts.netloc, parts.path, parts.query)
                 case "gs" | "az":
                     import obstore.store
 
@@ -459,7 +451,7 @@ class ObjectStore:
             "a bucket that all may read is named with anonymous=true",
             "http": "put user and password into ~/.netrc, or check the server's access rules",
         }
-        reason = f"HTTP status {status[1]}" if status else _first_line(text)
+        reason = f"HTTP status {status[1]}" if status else first_line(text)
         return CacheError(
             f"access to {where} is refused: {reason}",
             hint=hint.get(kind if kind == "s3" else kind.removesuffix("s"), "check the credentials and the address"),
@@ -534,107 +526,6 @@ def _walk(top: Path) -> Iterator[Listed]:
                         yield Listed(f"{prefix}{entry.name}", status.st_size, _local_etag(status), status.st_mtime)
 
 
-def _client_options() -> dict[str, Any]:
-    return {
-        "allow_http": True,
-        "connect_timeout": timedelta(seconds=10),
-        "read_timeout": timedelta(seconds=60),
-        "timeout": timedelta(days=1),  # of a whole transfer
-        "user_agent": "pgbake",
-    }
-
-
-def _retries() -> dict[str, Any]:
-    return {
-        "max_retries": _RETRIES,
-        "retry_timeout": timedelta(seconds=_RETRY_SECONDS),
-        "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-    }
-
-
-def _web_client(url: str) -> Any:
-    from obstore.store import HTTPStore
-
-    options = _client_options()
-    host = urlsplit(url).hostname or ""
-    if credentials := _netrc(host):
-        import base64
-
-        token = base64.b64encode(":".join(credentials).encode()).decode()
-        options["default_headers"] = {"Authorization": f"Basic {token}"}
-    return HTTPStore.from_url(url, client_options=options, retry_config=_retries())  # type: ignore[arg-type]
-
-
-def _netrc(host: str) -> tuple[str, str] | None:
-    import netrc
-
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        found = netrc.netrc(file).authenticators(host)
-    except FileNotFoundError:
-        return None
-    except (OSError, netrc.NetrcParseError) as error:
-        raise CacheError(f"cannot read {file}: {error}", hint="correct it, or move it away") from None
-    return (found[0], found[2] or "") if found else None
-
-
-def _s3_client(bucket: str, path: str, query: str) -> Any:
-    from obstore.store import S3Store
-
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := given.keys() - _PARAMETERS - _PASSED_OVER:
-        raise CacheError(
-            f"s3://{bucket}: the parameter {min(unknown)} is not known", hint=f"known: {', '.join(sorted(_PARAMETERS))}"
-        )
-    config: dict[str, Any] = {}
-    profile = given.get("profile") or os.environ.get("AWS_PROFILE")
-    if "AWS_ACCESS_KEY_ID" not in os.environ or given.get("profile"):
-        config |= _aws_profile(profile)
-    if region := given.get("region"):
-        config["region"] = region
-    if endpoint := given.get("endpoint"):
-        config["endpoint"] = endpoint if "://" in endpoint else f"{given.get('scheme', 'https')}://{endpoint}"
-    style = given.get("addressing-style", "path" if "endpoint" in config else "virtual")
-    if style not in ("path", "virtual"):
-        raise CacheError(f"s3://{bucket}: the addressing style {style} is not known", hint="known: path, virtual")
-    config["virtual_hosted_style_request"] = style == "virtual" and "endpoint" not in config
-    if given.get("anonymous") == "true":
-        config["skip_signature"] = True
-    prefix = quote(path.strip("/"), safe="/") or None
-    return S3Store(bucket, prefix=prefix, client_options=_client_options(), retry_config=_retries(), **config)  # type: ignore[arg-type]
-
-
-def _aws_profile(name: str | None) -> dict[str, str]:
-    """Return what ``~/.aws/credentials`` and ``~/.aws/config`` hold of a profile, in the client's words."""
-    import configparser
-
-    credentials = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws/credentials")
-    config = Path(os.environ.get("AWS_CONFIG_FILE") or Path.home() / ".aws/config")
-    found: dict[str, str] = {}
-    for file, section in ((config, f"profile {name}" if name else "default"), (credentials, name or "default")):
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read(file)
-        except (configparser.Error, UnicodeDecodeError) as error:
-            raise CacheError(f"cannot read {file}: {_first_line(str(error))}", hint="correct it") from None
-        if parser.has_section(section):
-            found |= dict(parser[section])
-    if name and not found:
-        raise CacheError(f'there is no AWS profile "{name}"', hint=f"add it to {credentials}, or name another")
-    words = {
-        "aws_access_key_id": "access_key_id",
-        "aws_secret_access_key": "secret_access_key",
-        "aws_session_token": "session_token",
-        "region": "region",
-        "endpoint_url": "endpoint",
-    }
-    return {words[key]: value for key, value in found.items() if key in words}
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0][:300]
-
-
 def _reason(text: str) -> str:
     """Return the innermost cause that the client tells, in words."""
     for sign, words in (
@@ -648,4 +539,4 @@ def _reason(text: str) -> str:
     ):
         if sign in text:
             return words
-    return _first_line(text)
+    return first_line(text)

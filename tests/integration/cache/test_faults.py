@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgbake.cache import objects
+from pgbake.cache import clients
 from pgbake.cache.cache import REQUESTS_AT_ONCE, BinaryCache, narinfo_name
 from pgbake.cache.index import NAME as INDEX
 from pgbake.cache.pull import Ungiven
@@ -280,7 +280,7 @@ def test_a_server_that_fails_three_times(place: Place, web: WebServer, names: st
 def test_a_server_that_fails_for_good(
     place: Place, web: WebServer, mirror: WebServer, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "_RETRIES", 2)
+    monkeypatch.setattr(clients, "_RETRIES", 2)
     closure = place.pushed()
     copy_to(mirror, place)
     web.faults = [Fault("*", status=status)]
@@ -355,9 +355,9 @@ def test_a_server_that_falls_silent(
 ) -> None:
     from datetime import timedelta
 
-    options = objects._client_options()
-    monkeypatch.setattr(objects, "_client_options", lambda: {**options, "read_timeout": timedelta(seconds=0.3)})
-    monkeypatch.setattr(objects, "_RETRIES", 1)
+    options = clients._client_options()
+    monkeypatch.setattr(clients, "_client_options", lambda: {**options, "read_timeout": timedelta(seconds=0.3)})
+    monkeypatch.setattr(clients, "_RETRIES", 1)
     closure = place.pushed(size=100_000)
     copy_to(mirror, place)
     web.faults = [Fault(place.narinfo(closure.data).url, stall_at=50_000)]
@@ -367,7 +367,7 @@ def test_a_server_that_falls_silent(
 
 
 def test_a_server_that_is_gone(place: Place, mirror: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "_RETRIES", 1)
+    monkeypatch.setattr(clients, "_RETRIES", 1)
     closure = place.pushed()
     copy_to(mirror, place)
     with web_server(place.cache) as server:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgbake.cache import objects
+from pgbake.cache import clients
 from pgbake.cache.cache import BinaryCache
 from pgbake.cache.index import NAME as INDEX
 from pgbake.cache.mend import mend
@@ -229,7 +229,7 @@ def test_a_server_killed_in_the_middle_of_a_push(
     place: Place, mortal_s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch, ended: int
 ) -> None:
     """After its restart nothing half-written is to be seen, and the next push completes what is there."""
-    monkeypatch.setattr(objects, "_RETRIES", 2)
+    monkeypatch.setattr(clients, "_RETRIES", 2)
     closure = make_closure(place.source, leaves=40, size=100_000)
     large = make_closure(place.source, "large", size=LARGE)
     url = mortal_s3.url(prefix=prefix)
@@ -255,7 +255,7 @@ def test_a_server_killed_in_the_middle_of_a_large_object(
     place: Place, mortal_s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upload in parts is seen when it is complete, and not before."""
-    monkeypatch.setattr(objects, "_RETRIES", 1)
+    monkeypatch.setattr(clients, "_RETRIES", 1)
     closure = make_closure(place.source, size=2 * LARGE)
     with FarProxy(mortal_s3.address, 0.02) as proxy:
         failed: list[BaseException] = []
@@ -283,7 +283,7 @@ def test_a_server_killed_in_the_middle_of_a_pull(
     place: Place, mortal_s3: S3Server, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What came whole stays, and does not travel again."""
-    monkeypatch.setattr(objects, "_RETRIES", 2)
+    monkeypatch.setattr(clients, "_RETRIES", 2)
     url = mortal_s3.url(prefix=prefix)
     closure = place.pushed(url=url, leaves=60, size=200_000)
     with pytest.raises(CacheError) as raised:
