@@ -12,10 +12,10 @@ import msgspec
 from pgbake.events import silent
 from pgbake.formats.system import host_system
 from pgbake.inputs.apt import AptRoot, Suite
-from pgbake.inputs.buildroot import import_runtime
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import host_mirrors
 from pgbake.lock import Lock, RuntimePin, load_lock, save_lock
+from pgbake.recipes.imports import import_package
 from pgbake.store.tree import hash_tree
 from tests.cache import test_cache
 from tests.projects import TestProject
@@ -60,7 +60,7 @@ def _pin(project: TestProject, name: str, version: str, deb: Path, path: str, sc
     place = scratch / "mirror" / path
     place.parent.mkdir(parents=True)
     shutil.copy(deb, place)
-    import_runtime(place, scratch / "imported", *project.project.catalogue.import_rules(name))
+    import_package(project.project.catalogue, place, name, scratch / "imported")
     content = place.read_bytes()
     new = RuntimePin(
         version=version,

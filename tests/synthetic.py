@@ -61,13 +61,12 @@ def synthetic_lock(manifest: Manifest, catalogue: Catalogue) -> Lock:
         sources={
             recipe: SourcePin(
                 version="1.0",
-                path=f"pool/main/{debian}_1.0.orig.tar.gz",
+                path=f"pool/main/{want.source.debian or recipe}_1.0.orig.tar.gz",
                 size=1000,
                 sha256=digest("source", recipe),
-                debian=debian,
-                suite=suite,
+                wanted=str(want),
             )
-            for recipe, (debian, suite) in required.sources.items()
+            for recipe, want in required.sources.items()
         },
         systems={name: system(name) for name in required.systems},
     )

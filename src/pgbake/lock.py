@@ -3,12 +3,12 @@
 JSON with one line for each pin, in a stable order, so that its diff reads as a list of what moved::
 
     {
-      "version": 1,
-      "platform": {"suite": "bookworm", "security": true, "updates": true},
+      "version": 2,
+      "platform": {"suite": "bookworm", "security": true, "updates": true, "repositories": []},
       "unpacking": "..",                    stands for the rules by which packages are unpacked
       "sources": {                          upstream tarballs, by recipe
         "pgaudit": {"version": "1.7.0", "path": "pool/main/p/...", "size": .., "sha256": "..",
-                    "debian": "pgaudit-1.7", "suite": "bookworm"},
+                    "wanted": "debian pgaudit-1.7 bookworm"},
       },
       "systems": {
         "x86_64-linux": {
@@ -21,7 +21,11 @@ JSON with one line for each pin, in a stable order, so that its diff reads as a 
           "runtime": {                      Debian packages that a bundle may take in
             "libc6": {"version": "2.36-9+deb12u10", .., "tree": ".."},
           },
-          "runtime-wants": [..]
+          "runtime-wants": [..],
+          "debs": {                         extensions that are Debian packages
+            "postgresql-15-hll": {"version": "2.17-1", .., "tree": "..", "licence": "Apache-2.0"},
+          },
+          "deb-wants": [..]
         }
       }
     }
@@ -43,22 +47,48 @@ from pgbake.files import read_hint, read_small_file, write_whole
 from pgbake.inputs.pins import Pin
 
 LOCK_NAME = "pgbake.lock"
-LOCK_VERSION = 1
+LOCK_VERSION = 2
 #: Bytes; each system and each of its some hundred packages takes about 200.
 _LARGEST = 50_000_000
 
 
-class SourcePin(Pin, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An upstream tarball, and the Debian source package and suite whose index named it."""
+class CratePin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A crate as Cargo.lock pins it: name, version, sha256 in hexadecimal, and its size in bytes."""
 
-    debian: str
-    suite: str
+    name: str
+    version: str
+    sha256: str
+    size: int
+
+
+class SourcePin(Pin, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """An upstream tarball.
+
+    :param wanted: what it was pinned for, as :class:`pgbake.requirements.SourceWant` writes it.
+    :param tree: of a directory of the user's: the NAR sha256 (hexadecimal) of its tree, which is what ``sha256`` says.
+    :param crates: of a Rust program: the crates that its Cargo.lock names.
+    """
+
+    wanted: str
+    tree: str | None = None
+    crates: tuple[CratePin, ...] = ()
 
 
 class RuntimePin(Pin, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A runtime package, with the NAR sha256 (hexadecimal) of what its import keeps."""
 
     tree: str
+
+
+class DebPin(RuntimePin, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """A Debian package that holds extensions.
+
+    :param licence: SPDX names of the licences that its copyright file tells, joined by ``AND``.
+    :param depends: other such packages that it needs.
+    """
+
+    licence: str
+    depends: tuple[str, ...] = ()
 
 
 class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +106,17 @@ class SystemLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     roots: dict[str, Root]
     runtime: dict[str, RuntimePin]
     runtime_wants: tuple[str, ...]
+    debs: dict[str, DebPin] = {}
+    deb_wants: tuple[str, ...] = ()
+
+
+class RepositoryLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A repository beside Debian's that pins were resolved in; ``key`` is the sha256 of its keys' file."""
+
+    name: str
+    suite: str
+    components: tuple[str, ...]
+    key: str
 
 
 class PlatformLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,6 +125,7 @@ class PlatformLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suite: str
     security: bool
     updates: bool
+    repositories: tuple[RepositoryLock, ...] = ()
 
 
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

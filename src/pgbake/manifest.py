@@ -19,8 +19,25 @@
     [[cache]]                           # and [trust]: see `pgbake.trust`
     url = "s3://bucket?region=eu-central-1"
 
+    [[platform.repository]]             # apt repositories beside Debian's
+    name = "community"
+    url = "https://apt.example.org/postgresql"
+    suite = "bookworm-pgdg"
+    components = ["main"]
+    key = "community.asc"               # who signs it; a file beside the manifest
+
+    [extension.hll]                     # of an extension that is listed above: what is not left to pgbake
+    origin = "deb"                      # or "source"; else source where it can be had
+    version = "2.18"                    # or its beginning
+    older = ["2.16"]                    # versions that stay loadable beside it
+
+    [licences]                          # of extensions; globs of SPDX names
+    forbid = ["AGPL-*"]
+
     [settings]                          # PostgreSQL's, for servers started from the bundle
     work_mem = "16MB"
+
+``max_closure = "260MB"`` at the top sets a budget: `pgbake build` fails where the bundle's closure is larger.
 """
 
 from __future__ import annotations
@@ -28,6 +45,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -39,7 +57,46 @@ MANIFEST_NAME = "pgbake.toml"
 LANGUAGES = ("plperl", "plpython3u", "pltcl")
 
 _BUNDLE_NAME = re.compile(r"[a-z0-9][a-z0-9+._-]{0,63}")
+_REPOSITORY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_LEAST_MAJOR, _GREATEST_MAJOR = 13, 18
 _LOCALE = re.compile(r"[A-Za-z]+(_[A-Z]{2})?\.[A-Za-z0-9-]+(@[a-z]+)?")
+
+
+Origin = Literal["source", "deb"]
+
+
+class Repository(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed apt repository beside Debian's, for extensions and what they need.
+
+    :param name: a word for it, which the lock uses.
+    :param url: below which its ``dists`` lies: http, https or file.
+    :param key: file with the public keys that may sign it, relative to the manifest: ``.asc`` (armored) or ``.gpg``.
+    """
+
+    name: str
+    url: str
+    suite: str
+    key: str
+    components: tuple[str, ...] = ("main",)
+
+
+class ExtensionSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the manifest says of one of its extensions.
+
+    :param origin: None means source where it can be had, else a Debian package.
+    :param version: the version that is wanted, or its beginning; None means the newest.
+    :param older: further versions whose libraries and scripts stay in the bundle.
+    """
+
+    origin: Origin | None = None
+    version: str | None = None
+    older: tuple[str, ...] = ()
+
+
+class Licences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which licences extensions must not have: globs of SPDX names, such as ``AGPL-*``."""
+
+    forbid: tuple[str, ...] = ()
 
 
 class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -51,6 +108,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     updates: bool = True
     mirrors: tuple[str, ...] = ()
     security_mirrors: tuple[str, ...] = ()
+    repository: tuple[Repository, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +120,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     languages: tuple[str, ...] = LANGUAGES
     locales: tuple[str, ...] = ("C.UTF-8", "en_US.UTF-8")
     platform: Platform = Platform()
+    extension: dict[str, ExtensionSetting] = {}
+    licences: Licences = Licences()
+    max_closure: str | None = None
     settings: dict[str, str | int | float | bool] = {}
     cache: tuple[CacheSetting, ...] = ()
     trust: TrustSetting = TrustSetting()
@@ -94,5 +155,38 @@ def load_manifest(file: Path) -> Manifest:
                 raise wrong_value(file, key, f'"{value}" is listed twice', "name it once")
     if not manifest.platform.systems:
         raise wrong_value(file, "systems", "there must be one at least", f"known: {', '.join(SYSTEMS)}")
+    for name in manifest.extension:
+        if name not in manifest.extensions:
+            raise wrong_value(
+                file, name, f'[extension.{name}] speaks of an extension that is not listed',
+                f'add "{name}" to extensions',
+            )  # fmt: skip
+    if not _LEAST_MAJOR <= manifest.postgresql <= _GREATEST_MAJOR:
+        raise wrong_value(
+            file, "postgresql", f"{manifest.postgresql} is no major version of PostgreSQL", "use 15, 17 or 18"
+        )
+    _check_repositories(file, manifest.platform.repository)
     check_settings(file, manifest.cache, manifest.trust)
     return manifest
+
+
+def _check_repositories(file: Path, repositories: tuple[Repository, ...]) -> None:
+    names = [repository.name for repository in repositories]
+    for repository in repositories:
+        if not _REPOSITORY_NAME.fullmatch(repository.name) or repository.name in ("debian", "security"):
+            raise wrong_value(
+                file, "name", f'"{repository.name}" cannot be the name of a repository',
+                "use lower-case letters, digits and -; debian and security are Debian's own", repository.name,
+            )  # fmt: skip
+        if names.count(repository.name) > 1:
+            raise wrong_value(file, "name", f'two repositories are called "{repository.name}"', value=repository.name)
+        if not re.fullmatch(r"(https?|file)://\S+", repository.url):
+            raise wrong_value(
+                file, "url", f'"{repository.url}" is not the URL of a repository',
+                "write it as https://HOST/DIRECTORY, without dists", repository.url,
+            )  # fmt: skip
+        if repository.suite.endswith("/") or not repository.components:
+            raise wrong_value(
+                file, "suite", "a repository without suites and components is not supported",
+                'name them as in suite = "bookworm-pgdg", components = ["main"]', repository.suite,
+            )  # fmt: skip

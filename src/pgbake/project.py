@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,9 @@ from pgbake.files import read_hint
 from pgbake.formats.system import SYSTEMS, System, host_system
 from pgbake.lock import LOCK_NAME, Lock, load_lock
 from pgbake.manifest import MANIFEST_NAME, Manifest, load_manifest
+from pgbake.recipes.choice import choices
 from pgbake.recipes.recipe import Catalogue, load_catalogue
+from pgbake.toml import wrong_value
 from pgbake.trust import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -38,14 +41,11 @@ class Project:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The parsed manifest, its extensions known.
+        """The parsed manifest.
 
         :raises ManifestError: it is missing or wrong.
         """
-        manifest = load_manifest(self.manifest_file)
-        for name in manifest.extensions:
-            self.catalogue.check_extension(name, self.manifest_file)
-        return manifest
+        return load_manifest(self.manifest_file)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -70,8 +70,11 @@ class Project:
 
         platform = self.manifest.platform
         if platform.mirrors:
-            return manifest_mirrors(platform.mirrors, platform.security_mirrors)
-        return host_mirrors(platform.suite)
+            mirrors = manifest_mirrors(platform.mirrors, platform.security_mirrors)
+        else:
+            mirrors = host_mirrors(platform.suite)
+        others = tuple((repository.name, repository.url.rstrip("/")) for repository in platform.repository)
+        return dataclasses.replace(mirrors, repositories=others)
 
     @cached_property
     def settings(self) -> Settings:
@@ -90,8 +93,24 @@ class Project:
         from pgbake.bundle.merge import lower_bundle
         from pgbake.requirements import requirements
 
-        requirements(self.manifest, self.catalogue).check(self.lock, system)
+        required = requirements(self.manifest, self.catalogue, self.directory)
+        self._check_names()
+        required.check(self.lock, system)
         return lower_bundle(self.manifest, self.catalogue, self.lock, system)
+
+    def _check_names(self) -> None:
+        """Check that every extension is known: by a recipe, or to the lock as a Debian package.
+
+        :raises ManifestError: one is not; the nearest names are offered.
+        """
+        pinned = {name for part in self.lock.systems.values() for name in part.deb_wants}
+        for choice in choices(self.manifest, self.catalogue):
+            if choice.deb and choice.recipe is None and choice.deb not in pinned:
+                near = self.catalogue.nearest(choice.name)
+                raise wrong_value(
+                    self.manifest_file, "extensions", f'"{choice.name}" is no recipe, and the lock does not pin it',
+                    f"if it is a Debian package: pgbake lock; else {near}", choice.name,
+                )  # fmt: skip
 
     def system(self, name: str | None) -> System:
         """Return the system of that name, or this machine's.

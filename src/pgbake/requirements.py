@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 import msgspec
 
+from pgbake.errors import ManifestError, host_error
 from pgbake.formats.system import System
 from pgbake.inputs.pins import UNPACKING_VERSION
-from pgbake.lock import Lock, PlatformLock
+from pgbake.lock import DebPin, Lock, PlatformLock, RepositoryLock, SystemLock
 from pgbake.manifest import Manifest
+from pgbake.recipes.choice import Choice, choices, deb_names
 from pgbake.recipes.lowering import out_of_date, root_of
-from pgbake.recipes.recipe import Catalogue, Recipe
+from pgbake.recipes.recipe import Catalogue, Source
+
+
+@dataclass(frozen=True, slots=True)
+class SourceWant:
+    """Where an upstream source is to be pinned from.
+
+    :param base: of a directory of the user's: what its path is relative to.
+    """
+
+    source: Source
+    suite: str
+    version: str | None = None
+    base: Path | None = None
+
+    def __str__(self) -> str:
+        """Return the form that stands in the lock, which changes when another source is meant."""
+        source = self.source
+        if source.debian:
+            return f"debian {source.debian} {self.suite}"
+        if source.url:
+            return f"url {self.url}" + (f" {source.sha256}" if source.sha256 else "")
+        return f"path {source.path} {source.version}" if source.path else f"crate {source.crate} {source.version}"
+
+    @property
+    def url(self) -> str:
+        """The URL of a tarball, its version filled in."""
+        return (self.source.url or "").replace("{version}", self.source.version or "")
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the user's with the sources."""
+        assert self.base is not None and self.source.path is not None
+        return self.base / self.source.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +59,19 @@ class Requirements:
 
     platform: PlatformLock
     systems: tuple[str, ...]
-    #: recipe -> Debian source package, suite
-    sources: Mapping[str, tuple[str, str]]
+    #: recipe -> where its source comes from; `Choice.key` names the recipe
+    sources: Mapping[str, SourceWant]
     #: build root -> Debian packages, sorted
     roots: Mapping[str, tuple[str, ...]]
     runtime: tuple[str, ...]
+    #: Debian packages with extensions, as apt is asked for them, and which extension each is for
+    debs: Mapping[str, str]
     #: Stands for the rules by which packages are unpacked.
     unpacking: str
+    #: Globs of licences that nobody wants.
+    forbidden: tuple[str, ...] = ()
+    #: recipe -> licence
+    licences: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, lock: Lock, system: System) -> None:
         """Check that a lock pins what is required for one system.
@@ -40,12 +83,12 @@ class Requirements:
         pins = lock.systems.get(system.name)
         if pins is None:
             raise out_of_date(f"it has no pins for {system}, which [platform] lists")
-        for recipe, (debian, suite) in self.sources.items():
+        for recipe, want in self.sources.items():
             pin = lock.sources.get(recipe)
             if pin is None:
                 raise out_of_date(f"it does not pin {recipe}")
-            if (pin.debian, pin.suite) != (debian, suite):
-                raise out_of_date(f"it pins {recipe} from {pin.debian} in {pin.suite}, not {debian} in {suite}")
+            if pin.wanted != str(want):
+                raise out_of_date(f"it pins {recipe} from {pin.wanted}, not {want}")
         for name, wants in self.roots.items():
             root = pins.roots.get(name)
             if root is None or root.wants != wants:
@@ -55,31 +98,91 @@ class Requirements:
         if pins.runtime_wants != self.runtime:
             missing = sorted(set(self.runtime) ^ set(pins.runtime_wants))
             raise out_of_date(f"the runtime asks for other packages now ({', '.join(missing)})")
+        for deb, extension in self.debs.items():
+            if deb not in pins.deb_wants:
+                raise out_of_date(f"it does not pin {extension} ({deb})")
+        self.check_licences(pins)
+
+    def check_licences(self, pins: SystemLock) -> None:
+        """Check that no extension has a licence that the manifest forbids.
+
+        :raises ManifestError: one has.
+        """
+        found = {**self.licences, **{name: pin.licence for name, pin in chosen_debs(pins, self.debs).items()}}
+        for name, licence in found.items():
+            for part in licence.replace("(", " ").replace(")", " ").split():
+                for glob in self.forbidden:
+                    if fnmatchcase(part, glob):
+                        raise ManifestError(
+                            f"{name} has the licence {licence}, which the manifest forbids ({glob})",
+                            hint=f"remove what needs {name}, or take {glob} out of `forbid` under [licences]",
+                        )
 
 
-def requirements(manifest: Manifest, catalogue: Catalogue) -> Requirements:
-    """Return what a manifest asks a lock to pin."""
+def requirements(manifest: Manifest, catalogue: Catalogue, directory: Path | None = None) -> Requirements:
+    """Return what a manifest asks a lock to pin.
+
+    :param directory: of the manifest, which its files of keys are relative to.
+    :raises ManifestError: an extension cannot be had as the manifest wants it; or a key cannot be read.
+    """
     platform = manifest.platform
-    names = ["postgresql", *(name for name in manifest.extensions if name in catalogue.recipes)]
-    recipes = [catalogue.recipe(name) for name in names]
+    chosen = choices(manifest, catalogue)
+    built = [choice for choice in chosen if choice.source]
+    recipes = [choice.recipe for choice in built if choice.recipe]
     roots = dict(root_of(recipe, catalogue) for recipe in recipes)
     roots["merge"] = tuple(sorted(catalogue.debian.stacks["merge"].packages))
     runtime = {name for recipe in recipes for name in (*recipe.build, *recipe.runtime)}
+    runtime |= {name for choice in chosen if not choice.source and choice.recipe for name in choice.recipe.runtime}
     return Requirements(
-        platform=PlatformLock(platform.suite, platform.security, platform.updates),
+        platform=PlatformLock(
+            platform.suite, platform.security, platform.updates, _repositories(manifest, directory or Path())
+        ),
         systems=platform.systems,
-        sources={recipe.name: _source(recipe, manifest) for recipe in recipes},
+        sources={
+            choice.key: _want(choice, choice.source, platform.suite, catalogue) for choice in built if choice.source
+        },
         roots=dict(sorted(roots.items())),
         runtime=tuple(sorted(runtime | set(catalogue.debian.extra.packages))),
+        debs={choice.deb: choice.extensions[0] for choice in chosen if choice.deb},
         unpacking=_unpacking(catalogue),
+        forbidden=manifest.licences.forbid,
+        licences={choice.key: choice.recipe.licence or "" for choice in built if choice.recipe},
     )
 
 
+def chosen_debs(pins: SystemLock, wants: Iterable[str]) -> dict[str, DebPin]:
+    """Return, of the Debian packages with extensions that a lock pins, those that are wanted and what they need.
+
+    :param wants: as apt is asked for them (:attr:`pgbake.recipes.choice.Choice.deb`).
+    """
+    found: dict[str, DebPin] = {}
+    pending = [name for want in wants for name in deb_names(want)]
+    while pending:
+        name = pending.pop()
+        if name in pins.debs and name not in found:
+            found[name] = pins.debs[name]
+            pending += pins.debs[name].depends
+    return dict(sorted(found.items()))
+
+
+def _want(choice: Choice, source: Source, suite: str, catalogue: Catalogue) -> SourceWant:
+    return SourceWant(source, source.suite or suite, choice.version, catalogue.own)
+
+
+def _repositories(manifest: Manifest, directory: Path) -> tuple[RepositoryLock, ...]:
+    found = []
+    for repository in manifest.platform.repository:
+        try:
+            key = (directory / repository.key).read_bytes()
+        except OSError as error:
+            raise host_error(
+                error, f"cannot read {directory / repository.key}, the key of {repository.name}"
+            ) from error
+        digest = hashlib.sha256(key).hexdigest()
+        found.append(RepositoryLock(repository.name, repository.suite, repository.components, digest))
+    return tuple(found)
+
+
 def _unpacking(catalogue: Catalogue) -> str:
-    rules = [(rule.match, rule.keep, rule.drop) for rule in catalogue.debian.runtime]
+    rules = [(rule.match, rule.keep, rule.drop, rule.links) for rule in catalogue.debian.runtime]
     return hashlib.sha256(msgspec.json.encode((UNPACKING_VERSION, rules))).hexdigest()[:16]
-
-
-def _source(recipe: Recipe, manifest: Manifest) -> tuple[str, str]:
-    debian = recipe.source.debian.replace("{major}", str(manifest.postgresql))
-    return debian, recipe.source.suite or manifest.platform.suite

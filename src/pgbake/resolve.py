@@ -8,24 +8,37 @@ among these, when asked by name, single ones. What nobody asks to move keeps its
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pgbake.errors import ManifestError
+import msgspec
+
+from pgbake.errors import InputError, ManifestError
 from pgbake.events import Sink, task
+from pgbake.files import write_whole
 from pgbake.formats.system import SYSTEMS, System, host_system
-from pgbake.inputs.apt import AptRoot, Suite
-from pgbake.inputs.buildroot import import_runtime, make_build_root
+from pgbake.inputs.apt import AptRoot, Assumed, Suite
+from pgbake.inputs.buildroot import make_build_root
 from pgbake.inputs.fetch import fetch
+from pgbake.inputs.licences import licence_of
 from pgbake.inputs.mirrors import Mirrors
-from pgbake.inputs.pins import Pin
-from pgbake.lock import LOCK_VERSION, Lock, Root, RuntimePin, SourcePin, SystemLock
+from pgbake.inputs.pins import UNPACKING_VERSION, Pin
+from pgbake.inputs.upstream import copy_directory, pin_url
+from pgbake.lock import LOCK_VERSION, DebPin, Lock, Root, RuntimePin, SourcePin, SystemLock
 from pgbake.manifest import Manifest
-from pgbake.recipes.recipe import Catalogue
-from pgbake.requirements import requirements
+from pgbake.recipes.choice import deb_names
+from pgbake.recipes.imports import check_scripts, import_package, major_of
+from pgbake.recipes.recipe import Catalogue, is_version
+from pgbake.requirements import SourceWant, requirements
 from pgbake.store.local import LocalStore
 from pgbake.store.tree import hash_tree
 
@@ -50,6 +63,7 @@ def moves(before: Lock | None, after: Lock) -> list[Move]:
         for system, part in lock.systems.items():
             found |= {(f"{system} build", name): pin for name, pin in part.build.items()}
             found |= {(f"{system} runtime", name): pin for name, pin in part.runtime.items()}
+            found |= {(f"{system} debs", name): pin for name, pin in part.debs.items()}
         return found
 
     old, new = pins(before), pins(after)
@@ -68,12 +82,18 @@ def _file(pin: Pin | None) -> str | None:
     return pin.sha256 if pin else None
 
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+#: Seconds for which an index is taken as it is where nothing is to move.
+_FRESH = 3600.0
+
+
 class Resolver:
     """Makes a lock for a manifest, keeping what an earlier lock pins and nobody asks to move."""
 
     def __init__(
         self,
         manifest: Manifest,
+        directory: Path,
         catalogue: Catalogue,
         mirrors: Callable[[], Mirrors],
         store: LocalStore,
@@ -83,15 +103,20 @@ class Resolver:
         previous: Lock | None,
         update: frozenset[str] | None,
     ) -> None:
-        """:param update: names of what is to move (a recipe, ``build``, ``runtime``, a runtime package);
-        empty moves everything, None nothing that is pinned.
+        """:param directory: of the manifest.
+        :param update: names of what is to move (a recipe, an extension, ``build``, ``runtime``, ``debs``, a package of
+            these two); empty moves everything, None nothing that is pinned.
         """
+        self._manifest = manifest
+        self._major = manifest.postgresql
+        self._directory = directory
         self._catalogue = catalogue
         self._find_mirrors = mirrors
         self._store = store
         self._cache = cache
         self._report = report
-        self._required = requirements(manifest, catalogue)
+        self._downloads = cache / "downloads"
+        self._required = requirements(manifest, catalogue, directory)
         self._previous = previous if previous and previous.platform == self._required.platform else None
         self._update = update
         if update:
@@ -102,9 +127,9 @@ class Resolver:
         return self._find_mirrors()
 
     def _check_names(self, names: Iterable[str]) -> None:
-        known = {"build", "runtime", *self._required.sources}
+        known = {"build", "runtime", "debs", *self._required.sources, *self._required.debs.values()}
         for part in self._previous.systems.values() if self._previous else ():
-            known |= part.runtime.keys()
+            known |= part.runtime.keys() | part.debs.keys()
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 3)
@@ -137,21 +162,41 @@ class Resolver:
     def _sources(self) -> dict[str, SourcePin]:
         pins = {}
         roots: dict[str, AptRoot] = {}
-        for recipe, (debian, suite) in sorted(self._required.sources.items()):
-            old = self._previous.sources.get(recipe) if self._previous else None
-            if old and (old.debian, old.suite) == (debian, suite) and not self._moves(recipe):
-                pins[recipe] = old
-                continue
-            if suite not in roots:
-                suites = self._suites() if suite == self._required.platform.suite else (Suite(suite),)
-                # Any architecture would do: sources have none.
-                roots[suite] = self._apt(suites, host_system().debian)
-            version, pin = roots[suite].source(debian)
-            pins[recipe] = SourcePin(
-                version=version, path=pin.path, size=pin.size, sha256=pin.sha256, archive=pin.archive,
-                debian=debian, suite=suite,
-            )  # fmt: skip
+        for key, want in sorted(self._required.sources.items()):
+            old = self._previous.sources.get(key) if self._previous else None
+            if want.source.path:
+                pins[key] = self._user_source(want)
+            elif old and old.wanted == str(want) and not self._moves(key):
+                pins[key] = old
+            elif want.source.debian:
+                pins[key] = self._debian_source(want, roots)
+            else:
+                pin = pin_url(want.url, want.source.version or "", self._downloads, self._report, want.source.sha256)
+                pins[key] = _source_pin(pin, want)
         return pins
+
+    def _debian_source(self, want: SourceWant, roots: dict[str, AptRoot]) -> SourcePin:
+        name, suite = want.source.debian or "", want.suite
+        if suite not in roots:
+            suites = self._suites() if suite == self._required.platform.suite else (Suite(suite),)
+            # Any architecture would do: sources have none.
+            roots[suite] = self._apt(suites, host_system().debian)
+        version, pin = roots[suite].source(name)
+        if want.version and not is_version(version, want.version):
+            raise InputError(
+                f"{suite} has version {version} of {name}, not {want.version}",
+                hint="take that, or name another source in a recipe of your own",
+            )
+        return _source_pin(msgspec.structs.replace(pin, version=version), want)
+
+    def _user_source(self, want: SourceWant) -> SourcePin:
+        name = f"{want.directory.resolve().name}-{want.source.version}"
+        with self._store.scratch() as scratch:
+            copy_directory(want.directory, scratch / name)
+            tree = hash_tree(scratch / name)
+        digest = tree.sha256.hex()
+        pin = Pin(version=want.source.version or "", path=name, size=tree.size, sha256=digest, archive="local")
+        return msgspec.structs.replace(_source_pin(pin, want), tree=digest)
 
     def _suites(self) -> tuple[Suite, ...]:
         platform = self._required.platform
@@ -160,10 +205,16 @@ class Resolver:
             suites.append(Suite(f"{platform.suite}-updates"))
         if platform.security:
             suites.append(Suite(f"{platform.suite}-security", "security"))
+        for repository in self._manifest.platform.repository:
+            key = (self._directory / repository.key).resolve()
+            suites.append(Suite(repository.suite, repository.name, repository.components, key))
         return tuple(suites)
 
     def _apt(self, suites: tuple[Suite, ...], architecture: str) -> AptRoot:
         root = AptRoot(self._cache / "apt", suites, architecture, self._mirrors)
+        # Where nothing is to move, what an index of a moment ago says of new names is good enough.
+        if self._update is None and root.age < _FRESH:
+            return root
         names = " ".join(suite.name for suite in suites)
         with task(self._report, str(root.path), "resolve", f"index of {names} ({architecture})"):
             root.update()
@@ -180,15 +231,7 @@ class Resolver:
             sets = {name: apt.root.resolve(wants) for name, wants in self._required.roots.items()}
             build = dict(sorted((package, pin) for chosen in sets.values() for package, pin in chosen.items()))
             packages = {name: tuple(sorted(chosen)) for name, chosen in sets.items()}
-        runtime: dict[str, Pin] = {}
-        touched = any(map(self._moves, ("runtime", *(old.runtime if old else ()))))
-        if old and not touched and old.runtime_wants == self._required.runtime:
-            runtime |= old.runtime
-        else:
-            for name, pin in self._runtime_packages(apt.root).items():
-                before = old.runtime.get(name) if old else None
-                stays = before and not self._moves("runtime") and not self._moves(name)
-                runtime[name] = before if before and stays else pin
+        runtime, debs = self._runtime(system, apt, old)
         return SystemLock(
             build,
             {
@@ -197,7 +240,36 @@ class Resolver:
             },
             self._imported(system, runtime, old),
             self._required.runtime,
+            self._imported_debs(system, debs, apt, old),
+            tuple(sorted(self._required.debs)),
         )
+
+    def _runtime(
+        self, system: System, apt: _Lazy, old: SystemLock | None
+    ) -> tuple[Mapping[str, Pin], Mapping[str, Pin]]:
+        """Return the pins of runtime packages, and those of Debian packages with extensions."""
+        wants = self._required.debs.keys()
+        names = (*old.runtime, *old.debs) if old else ()
+        touched = any(map(self._moves, ("runtime", "debs", *names, *self._required.debs.values())))
+        same = old is not None and old.runtime_wants == self._required.runtime
+        if old and same and not touched and wants == set(old.deb_wants):
+            return old.runtime, old.debs
+        # Where extensions are added and nothing else, what libraries the headers bring is known from before.
+        added = old is not None and same and not touched and wants >= set(old.deb_wants)
+        fresh = self._runtime_packages(apt.root, tuple(old.runtime) if old and added else None)
+
+        def keep(pins: Mapping[str, Pin], before: Mapping[str, Pin], whole: str) -> dict[str, Pin]:
+            stays = {name for name in pins.keys() & before.keys() if not self._moves(whole) and not self._moves(name)}
+            stays -= {n for want, name in self._required.debs.items() if self._moves(name) for n in deb_names(want)}
+            return {name: before[name] if name in stays else pin for name, pin in pins.items()}
+
+        debs = {name: pin for name, pin in fresh.items() if major_of(name) == self._major}
+        runtime = {name: pin for name, pin in fresh.items() if name not in debs}
+        kept = keep(debs, old.debs if old else {}, "debs")
+        for want in self._required.debs:  # a version that is asked for now is not the one that was pinned
+            if "=" in want and old and want not in old.deb_wants:
+                kept |= {name: debs[name] for name in deb_names(want) if name in debs}
+        return keep(runtime, old.runtime if old else {}, "runtime"), kept
 
     @property
     def _unpacks_alike(self) -> bool:
@@ -212,10 +284,33 @@ class Resolver:
         if before and same and self._unpacks_alike and before.packages == members:
             return before.tree
         chosen = {member: pins[member] for member in members}
-        debs = fetch(chosen, self._mirrors, self._cache / "downloads", self._report)
-        with self._store.scratch() as scratch:
-            make_build_root(debs, scratch / f"{name}-{system.debian}", self._report)
-            return hash_tree(scratch / f"{name}-{system.debian}").sha256.hex()
+
+        def unpack() -> str:
+            debs = fetch(chosen, self._mirrors, self._downloads, self._report)
+            with self._store.scratch() as scratch:
+                make_build_root(debs, scratch / f"{name}-{system.debian}", self._report)
+                return hash_tree(scratch / f"{name}-{system.debian}").sha256.hex()
+
+        return self._remembered(["root", UNPACKING_VERSION, sorted(pin.sha256 for pin in chosen.values())], unpack)
+
+    def _remembered(self, what: object, make: Callable[[], str]) -> str:
+        """Return the hash of a tree that follows from ``what``, which is made only where it was never made here.
+
+        A wrong one would be refused by the store, when the tree is added to it.
+        """
+        key = hashlib.sha256(msgspec.json.encode(what)).hexdigest()
+        file = self._cache / "trees" / key
+        try:
+            known = file.read_text()
+            if _DIGEST.fullmatch(known):
+                return known
+        except (OSError, ValueError):
+            pass
+        made = make()
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, made.encode())
+        return made
 
     def _imported(self, system: System, pins: Mapping[str, Pin], old: SystemLock | None) -> dict[str, RuntimePin]:
         done: dict[str, RuntimePin] = {}
@@ -225,37 +320,97 @@ class Resolver:
                 done[name] = before
         fresh = {name: pin for name, pin in pins.items() if name not in done}
         if fresh:
-            debs = fetch(fresh, self._mirrors, self._cache / "downloads", self._report)
+            files = fetch(fresh, self._mirrors, self._downloads, self._report)
+            check_scripts(self._catalogue, files)
             title = f"{len(fresh)} runtime packages ({system.debian})"
             with task(self._report, f"runtime {system}", "unpack", title), self._store.scratch() as scratch:
-                for name, pin in fresh.items():
-                    keep, drop = self._catalogue.import_rules(name)
-                    import_runtime(debs[name], scratch / name, keep, drop)
-                    done[name] = RuntimePin(
-                        version=pin.version, path=pin.path, size=pin.size, sha256=pin.sha256, archive=pin.archive,
-                        tree=hash_tree(scratch / name).sha256.hex(),
-                    )  # fmt: skip
+
+                def unpack(name: str) -> str:
+                    import_package(self._catalogue, files[name], name, scratch / name)
+                    return hash_tree(scratch / name).sha256.hex()
+
+                with ThreadPoolExecutor(os.cpu_count()) as pool:
+                    for (name, pin), tree in zip(fresh.items(), pool.map(unpack, fresh), strict=True):
+                        done[name] = RuntimePin(**_fields(pin), tree=tree)
         return dict(sorted(done.items()))
 
-    def _runtime_packages(self, apt: AptRoot) -> dict[str, Pin]:
-        """Resolve what a bundle may need at run time: the libraries behind the header packages, and more."""
+    def _imported_debs(
+        self, system: System, pins: Mapping[str, Pin], apt: _Lazy, old: SystemLock | None
+    ) -> dict[str, DebPin]:
+        done = {
+            name: before
+            for name, pin in pins.items()
+            if self._unpacks_alike and old and (before := old.debs.get(name)) and before.sha256 == pin.sha256
+        }
+        fresh = {name: pin for name, pin in pins.items() if name not in done}
+        if fresh:
+            files = fetch(fresh, self._mirrors, self._downloads, self._report)
+            check_scripts(self._catalogue, files)
+            controls = apt.root.controls(fresh)
+            title = f"{len(fresh)} packages with extensions ({system.debian})"
+            with task(self._report, f"extensions {system}", "unpack", title), self._store.scratch() as scratch:
+
+                def unpack(name: str) -> tuple[str, str]:
+                    import_package(self._catalogue, files[name], name, scratch / name)
+                    return hash_tree(scratch / name).sha256.hex(), licence_of(scratch / name, name)
+
+                with ThreadPoolExecutor(os.cpu_count()) as pool:
+                    for (name, pin), (tree, licence) in zip(fresh.items(), pool.map(unpack, fresh), strict=True):
+                        depends = tuple(d for d in _depends(controls[name]) if d in pins)
+                        done[name] = DebPin(**_fields(pin), tree=tree, licence=licence, depends=depends)
+        return dict(sorted(done.items()))
+
+    def _runtime_packages(self, apt: AptRoot, libraries: Sequence[str] | None) -> dict[str, Pin]:
+        """Resolve what a bundle may need at run time: packages with extensions, libraries, and what these need.
+
+        :param libraries: those behind the header packages; None has them found.
+        """
         wants = self._required.runtime
-        together = apt.resolve(wants)
-        controls = apt.controls(together)
-        seeds, pending, seen = set[str](), set(wants), set[str]()
-        while pending:
-            name = pending.pop()
-            seen.add(name)
-            if _is_for_building(controls[name]):
-                pending |= {d for d in _depends(controls[name]) if d in together} - seen
-            else:
-                seeds.add(name)
+        if libraries is None:
+            together = apt.resolve(wants)
+            controls = apt.controls(together)
+            seeds, pending, seen = (
+                set[str](),
+                {next(n for n in _names(want) if n in together) for want in wants},
+                set[str](),
+            )
+            while pending:
+                name = pending.pop()
+                seen.add(name)
+                if _is_for_building(controls[name]):
+                    pending |= {d for d in _depends(controls[name]) if d in together} - seen
+                else:
+                    seeds.add(name)
+        else:
+            seeds = set(libraries)
         # Once more without the header packages, which would tie libraries to their own build's versions.
-        resolved = apt.resolve(sorted(seeds))
+        resolved = apt.resolve(sorted(seeds | self._required.debs.keys()), server_packages(self._major))
         controls = apt.controls(resolved)
-        named = {name for name in wants if name in controls and not _is_for_building(controls[name])}
+        named = {name for want in wants for name in _names(want) if name in controls}
+        named = {name for name in named if not _is_for_building(controls[name])}
+        named |= {name for name in libraries or () if name in controls}
+        rules = self._catalogue.debian.runtime
+        opened = [glob for rule in rules if fnmatch.filter(resolved, rule.match) for glob in rule.needs]
         sections = self._catalogue.debian.sections
-        return {name: pin for name, pin in resolved.items() if name in named or controls[name]["Section"] in sections}
+        return {
+            name: pin
+            for name, pin in resolved.items()
+            if name in named
+            or _section(controls[name]) in sections
+            or major_of(name) == self._major
+            or any(fnmatch.fnmatchcase(name, glob) for glob in opened)
+        }
+
+
+def server_packages(major: int) -> tuple[Assumed, ...]:
+    """Return the Debian packages that a bundle stands for: its own PostgreSQL, and what manages Debian's."""
+    version = f"{major}.99"
+    languages = (f"postgresql-pl{name}-{major}" for name in ("perl", "python3", "tcl"))
+    return (
+        Assumed(f"postgresql-{major}", version, (f"postgresql-contrib-{major}", f"postgresql-{major}-jit-llvm (= 99)")),
+        *(Assumed(name, version) for name in (f"postgresql-client-{major}", "libpq5", "libecpg6", *languages)),
+        *(Assumed(name, "999") for name in ("postgresql-common", "postgresql-client-common", "postgresql-contrib")),
+    )
 
 
 class _Lazy:
@@ -274,7 +429,25 @@ def _wants(lock: SystemLock) -> dict[str, tuple[str, ...]]:
 
 
 def _is_for_building(control: Mapping[str, str]) -> bool:
-    return control["Section"] == "libdevel" or control["Package"].endswith("-dev")
+    return _section(control) == "libdevel" or control["Package"].endswith("-dev")
+
+
+def _section(control: Mapping[str, str]) -> str:
+    """Return a package's section without its component: ``libs`` of ``contrib/libs``."""
+    return control.get("Section", "").rpartition("/")[2]
+
+
+def _names(want: str) -> list[str]:
+    """Return the alternatives in ``NAME | OTHER``."""
+    return [name.strip() for name in want.split("|")]
+
+
+def _fields(pin: Pin) -> dict[str, Any]:
+    return {name: getattr(pin, name) for name in Pin.__struct_fields__}
+
+
+def _source_pin(pin: Pin, want: SourceWant) -> SourcePin:
+    return SourcePin(**_fields(pin), wanted=str(want))
 
 
 def _depends(control: Mapping[str, str]) -> list[str]:

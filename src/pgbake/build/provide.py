@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgbake.events import Notice, Sink, task
-from pgbake.inputs.buildroot import import_runtime, make_build_root
+from pgbake.inputs.buildroot import make_build_root
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
+from pgbake.inputs.upstream import copy_directory
+from pgbake.recipes.imports import import_package
 from pgbake.recipes.lowering import Input
 from pgbake.recipes.recipe import Catalogue
 from pgbake.store.local import LocalStore
@@ -48,7 +50,7 @@ class Provider:
         if self.store.valid([item.path]):  # another process was faster
             return
         files, stop = self._fetched(item)
-        if item.kind == "source":
+        if item.kind == "source" and item.tree is None:
             ((name, pin),) = item.pins.items()
             self.store.add_file(item.path.name, bytes.fromhex(pin.sha256), files[name])
             return
@@ -75,12 +77,14 @@ class Provider:
     def _fetched(self, item: Input) -> tuple[dict[str, Path], threading.Event]:
         stop = threading.Event()
         self._stops.append(stop)
+        if item.kind == "source" and item.tree is not None:
+            return {}, stop  # a directory of the user's
         return fetch(item.pins, self.mirrors(), self.downloads, self.report, stop=stop), stop
 
     @contextmanager
     def _unpacking(self, item: Input) -> Iterator[None]:
         """Report the unpacking of a package; build roots report their own."""
-        if item.kind != "runtime":
+        if item.kind not in ("runtime", "deb"):
             yield
             return
         ((name, pin),) = item.pins.items()
@@ -91,8 +95,11 @@ class Provider:
         if item.kind == "root":
             make_build_root(files, into, self.report)
             return
+        if not files:
+            copy_directory(self.catalogue.user_source(item.name), into)
+            return
         ((name, file),) = files.items()
         if item.kind == "source":
             shutil.copyfile(file, into)
         else:
-            import_runtime(file, into, *self.catalogue.import_rules(name))
+            import_package(self.catalogue, file, name, into)

@@ -90,7 +90,7 @@ def elsewhere_package(lowering: Lowering) -> Derivation:
     return lowering.graph.add(
         "pgbake-elsewhere",
         lowering.system,
-        lowering.root(*root_of(lowering.catalogue.postgresql, lowering.catalogue)),
+        lowering.root(*root_of(lowering.server, lowering.catalogue)),
         _SCRIPT,
         env={
             "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,

@@ -23,7 +23,7 @@ done
 
 def locales_package(lowering: Lowering, locales: Sequence[str]) -> Derivation:
     """Lower the package of the given locales (``en_US.UTF-8``, ``C.UTF-8``)."""
-    root = lowering.root(*root_of(lowering.catalogue.postgresql, lowering.catalogue))
+    root = lowering.root(*root_of(lowering.server, lowering.catalogue))
     words = [",".join((locale, *_definition(locale))) for locale in sorted(locales)]
     return lowering.graph.add(
         "locales",

@@ -17,10 +17,12 @@ from pgbake.bundle.support import support_package
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import System
-from pgbake.lock import Lock
+from pgbake.lock import DebPin, Lock
 from pgbake.manifest import Manifest
+from pgbake.recipes.choice import Choice, choices, deb_names
 from pgbake.recipes.lowering import Graph, Lowering, Package, store_name
-from pgbake.recipes.recipe import Catalogue, Provided
+from pgbake.recipes.recipe import Catalogue, Recipe
+from pgbake.requirements import chosen_debs
 
 _SCRIPT = 'exec python3 -I -c "$program"\n'
 
@@ -44,17 +46,20 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
 
     :raises LockError: the lock does not fit the manifest.
     """
-    lowering = Lowering(catalogue, lock, system, manifest.postgresql)
-    chosen = [name for name in manifest.extensions if name in catalogue.recipes]
+    chosen = choices(manifest, catalogue)
+    lowering = Lowering(catalogue, lock, system, manifest.postgresql, chosen)
     server = lowering.package("postgresql")
-    extensions = [lowering.package(name) for name in sorted(chosen)]
+    built = [choice for choice in chosen if choice.source and choice.name != "postgresql"]
+    extensions = [lowering.package(key) for key in sorted(choice.key for choice in built)]
+    debs = chosen_debs(lowering.pins, [choice.deb for choice in chosen if choice.deb])
+    words = {name: choice for choice in chosen if choice.deb for name in deb_names(choice.deb)}
     support = support_package(lowering)
     locales = locales_package(lowering, manifest.locales)
-    preload, settings = _server_needs(manifest, catalogue)
 
     entries = [_entry(server, "out", many=True), _silent("programs", server.output("bin"))]
     entries += [_entry(server, language, many=True) for language in manifest.languages]
-    entries += [_entry(extension, "out") for extension in extensions]
+    entries += [_entry(extension, output) for extension in extensions for output in extension.choice.outputs]
+    entries += [_deb_entry(name, pin, lowering.deb(name, pin), words.get(name)) for name, pin in debs.items()]
     entries += [_silent(made.name, made.output_paths["out"]) for made in (support, locales)]
     runtime = lowering.runtime()
     spec = {
@@ -73,14 +78,14 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
         "rules": [
             {"match": rule.match, "needs": rule.needs, "always": rule.always} for rule in catalogue.debian.runtime
         ],
-        "preload": preload,
-        "settings": settings,
+        "extensions": manifest.extensions,  # in the user's order, which preloading follows as far as it can
         "locales": manifest.locales,  # in the user's order: the first is the default of new clusters
         "buildRoots": {name: root.tree for name, root in sorted(lowering.pins.roots.items())},
     }
     root = lowering.root("merge", catalogue.debian.stacks["merge"].packages)
     needs: dict[StorePath, tuple[str, ...]] = {server.derivation.path: ("out", "bin", *manifest.languages)}
-    needs |= {made.path: ("out",) for made in (support, locales, *(e.derivation for e in extensions))}
+    needs |= {made.path: ("out",) for made in (support, locales)}
+    needs |= {extension.derivation.path: extension.choice.outputs for extension in extensions}
     derivation = lowering.graph.add(
         store_name(f"{manifest.name}-postgresql-{server.version}"),
         system,
@@ -91,40 +96,57 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
             "program": (Path(str(resources.files("pgbake"))) / "bundle/merge_program.py").read_text(encoding="utf-8"),
             "spec": json.dumps(spec, sort_keys=True, ensure_ascii=False),
         },
-        sources=list(runtime.values()),
+        sources=[*runtime.values(), *(lowering.deb(name, pin) for name, pin in debs.items())],
         needs=needs,
     )
     path = derivation.output_paths["out"]
     return Bundle(lowering.graph, derivation, (server, *extensions), path)
 
 
-def _server_needs(manifest: Manifest, catalogue: Catalogue) -> tuple[list[str], dict[str, str]]:
-    """Return what a server of the bundle preloads, in the manifest's order, and what must be set for it."""
-    preload: list[str] = []
-    settings: dict[str, str] = {}
-    for name in manifest.extensions:
-        needs = catalogue.postgresql.provides.get(name) or catalogue.recipes[name]
-        preload += [library for library in needs.preload if library not in preload]
-        settings |= needs.settings
-    return preload, dict(sorted(settings.items()))
-
-
 def _entry(package: Package, output: str, many: bool = False) -> dict[str, Any]:
     recipe = package.recipe
     source = package.source
-    needs = dict(recipe.provides)
-    if recipe.preload or recipe.settings:
-        needs[""] = Provided(recipe.preload, recipe.settings)
     return {
-        "name": recipe.name if output == "out" else output,
+        "name": package.choice.key if output == "out" else output,
         "version": package.version,
         "licence": recipe.licence,
         "path": str(package.output(output)),
+        "origin": "source",
         "source": {"name": source.filename, "sha256": source.sha256},
-        "needs": {name: {"preload": n.preload, "settings": n.settings} for name, n in sorted(needs.items())},
         "many": many,
         "receipt": True,
+        "older": package.choice.older,
+        **_needs(recipe),
     }
+
+
+def _deb_entry(name: str, pin: DebPin, path: StorePath, choice: Choice | None) -> dict[str, Any]:
+    """Describe a Debian package with extensions."""
+    return {
+        "name": choice.key if choice else name,
+        "version": pin.version,
+        "licence": pin.licence,
+        "path": str(path),
+        "origin": "deb",
+        "source": {"name": pin.filename, "sha256": pin.sha256},
+        "many": False,
+        "receipt": True,
+        "older": choice.older if choice else False,
+        **_needs(choice.recipe if choice else None),
+    }
+
+
+def _needs(recipe: Recipe | None) -> dict[str, Any]:
+    """Return what a recipe says that a server needs: of all the package (key ""), and of single extensions."""
+    if recipe is None:
+        return {"needs": {}, "after": []}
+    needs: dict[str, Any] = {
+        name: {"preload": provided.preload, "settings": provided.settings}
+        for name, provided in sorted(recipe.provides.items())
+    }
+    if recipe.preload is not None or recipe.settings:
+        needs[""] = {"preload": recipe.preload, "settings": recipe.settings}
+    return {"needs": needs, "after": recipe.after}
 
 
 def _silent(name: str, path: StorePath) -> dict[str, Any]:

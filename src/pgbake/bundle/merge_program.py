@@ -1,7 +1,7 @@
 """The merge: makes one self-contained tree out of packages. It runs inside a build root, as a derivation.
 
-This file is handed to the derivation as text, and imports nothing of pgbake: only Python and pyelftools,
-which the build root ``merge`` has. Its input is the variable ``spec`` (see `pgbake.bundle.merge`), its
+This file is handed to the derivation as text, and imports nothing of pgbake: only Python, which the build root
+``merge`` has. Its input is the variable ``spec`` (see `pgbake.bundle.merge`), its
 output the directory ``$out``, which stands for a ``/usr``::
 
     lib/postgresql/15/bin/       patched copies of every program
@@ -25,6 +25,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import json
+import mmap
 import os
 import shutil
 import struct
@@ -34,12 +35,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSegment
-from elftools.elf.elffile import ELFFile
-from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
-from elftools.elf.segments import NoteSegment
 
 ENVIRONMENT_LIBRARY = "libpgbake-env.so"
 
@@ -72,44 +67,85 @@ class Elf:
 
 
 def read_elf(path: str) -> Elf | None:
-    """Read an ELF file, or return None for what is none that the loader could take."""
+    """Read an ELF file, or return None for what is none that the loader of a 64-bit little-endian machine could take.
+
+    Read is what the loader reads: program headers and what they lead to (System V gABI, chapter 5; for versions of
+    symbols the Linux Standard Base, 10.7). By hand, since a bundle has thousands of files.
+    """
     with open(path, "rb") as stream:
-        if stream.read(4) != b"\x7fELF":
+        if stream.read(6) != b"\x7fELF\x02\x01":
             return None
         try:
-            file = ELFFile(stream)
-            elf = Elf()
-            dynamic = False
-            for segment in file.iter_segments():
-                if segment["p_type"] == "PT_INTERP":
-                    elf.interpreter = True
-                elif isinstance(segment, NoteSegment):
-                    elf.kernel = max(elf.kernel, *kernels(segment), (0, 0, 0))
-                elif isinstance(segment, DynamicSegment):
-                    dynamic = True
-                    tag: Any
-                    for tag in segment.iter_tags():
-                        kind = tag.entry.d_tag
-                        if kind == "DT_NEEDED":
-                            elf.needed.append(tag.needed)
-                        elif kind == "DT_SONAME":
-                            elf.soname = tag.soname
-                        elif kind == "DT_RUNPATH":
-                            elf.runpath = tag.runpath
-                        elif kind == "DT_RPATH":
-                            elf.rpath = tag.rpath
-            if not dynamic and not elf.interpreter:
-                return None  # an object file, or a static program
-            for section in file.iter_sections():
-                if isinstance(section, GNUVerNeedSection):
-                    for entry, versions in section.iter_versions():
-                        elf.wants.setdefault(str(entry.name), set()).update(v.name for v in versions)
-                elif isinstance(section, GNUVerDefSection):
-                    for _, names in section.iter_versions():
-                        elf.defines.add(next(iter(names)).name)
-            return elf
-        except ELFError as error:
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _read_elf(data)
+        except (struct.error, IndexError, ValueError) as error:
             fail(f"{path} is a damaged ELF file: {error}")
+
+
+def _read_elf(data: mmap.mmap) -> Elf | None:
+    (table,) = struct.unpack_from("<Q", data, 0x20)
+    size, count = struct.unpack_from("<HH", data, 0x36)
+    elf = Elf()
+    loads: list[tuple[int, int, int]] = []  # address, offset, length
+    dynamic = None
+    for number in range(count):
+        kind, offset, address, length = struct.unpack_from("<I4xQQ8xQ", data, table + number * size)
+        if kind == _PT_LOAD:
+            loads.append((address, offset, length))
+        elif kind == _PT_DYNAMIC:
+            dynamic = (offset, length)
+        elif kind == _PT_INTERP:
+            elf.interpreter = True
+        elif kind == _PT_NOTE:
+            elf.kernel = max(elf.kernel, *kernels(data[offset : offset + length]), (0, 0, 0))
+    if dynamic is None:
+        return elf if elf.interpreter else None  # an object file, or a static program
+    tags: list[tuple[int, int]] = []
+    for tag, value in struct.iter_unpack("<QQ", data[dynamic[0] : dynamic[0] + dynamic[1] // 16 * 16]):
+        if tag == 0:
+            break
+        tags.append((tag, value))
+    by_tag = dict(tags)
+
+    def place(address: int) -> int:
+        for start, offset, length in loads:
+            if start <= address < start + length:
+                return address - start + offset
+        raise ValueError(f"no segment holds the address {address:#x}")
+
+    strings = place(by_tag[_DT_STRTAB]) if _DT_STRTAB in by_tag else 0
+
+    def text(offset: int) -> str:
+        end = data.find(b"\0", strings + offset)
+        if end < 0:
+            raise ValueError("a string has no end")
+        return data[strings + offset : end].decode("utf-8", "replace")
+
+    elf.needed = [text(value) for tag, value in tags if tag == _DT_NEEDED]
+    for tag, name in ((_DT_SONAME, "soname"), (_DT_RPATH, "rpath"), (_DT_RUNPATH, "runpath")):
+        if tag in by_tag:
+            setattr(elf, name, text(by_tag[tag]))
+    at = place(by_tag[_DT_VERNEED]) if _DT_VERNEED in by_tag else 0
+    for _ in range(by_tag.get(_DT_VERNEEDNUM, 0)):
+        versions, file, first, following = struct.unpack_from("<2xHIII", data, at)
+        wanted = elf.wants.setdefault(text(file), set())
+        entry = at + first
+        for _ in range(versions):
+            name, more = struct.unpack_from("<8xII", data, entry)
+            wanted.add(text(name))
+            entry += more
+        at += following
+    at = place(by_tag[_DT_VERDEF]) if _DT_VERDEF in by_tag else 0
+    for _ in range(by_tag.get(_DT_VERDEFNUM, 0)):
+        first, following = struct.unpack_from("<12xII", data, at)
+        elf.defines.add(text(struct.unpack_from("<I", data, at + first)[0]))
+        at += following
+    return elf
+
+
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _PT_NOTE = 1, 2, 3, 4
+_DT_NEEDED, _DT_STRTAB, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 14, 15, 29
+_DT_VERDEF, _DT_VERDEFNUM, _DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
 
 
 @dataclass(frozen=True)
@@ -163,18 +199,29 @@ def read_symbols(path: str) -> Symbols:
 
 
 _SHT_DYNSYM, _SHN_UNDEF = 11, 0
+#: The server's variable by which a module asks, when it is loaded, whether the server is starting.
+_PRELOADING = b"process_shared_preload_libraries_in_progress"
 _STB_LOCAL, _STB_WEAK = 0, 2
 _STV_INTERNAL, _STV_HIDDEN = 1, 2
 
 
-def kernels(segment: NoteSegment) -> Iterator[tuple[int, int, int]]:
-    """Yield what the notes of a segment say of the oldest kernel: ``.note.ABI-tag``, where it is one of Linux."""
-    note: Any
-    for note in segment.iter_notes():
-        if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_ABI_TAG":
-            tag = note["n_desc"]
-            if tag.abi_os == "ELF_NOTE_OS_LINUX":
-                yield tag.abi_major, tag.abi_minor, tag.abi_tiny
+def kernels(notes: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield what the notes of a segment say of the oldest kernel: ``.note.ABI-tag``, where it is one of Linux.
+
+    Their padding is of four bytes, and of eight in ``.note.gnu.property``, whose name is as long as this one's.
+    """
+    at = 0
+    while at + 12 <= len(notes):
+        name_length, length, kind = struct.unpack_from("<III", notes, at)
+        start = at + 12 + (name_length + 3) // 4 * 4
+        if notes[at + 12 : at + 12 + name_length] == b"GNU\0" and kind == _NT_GNU_ABI_TAG and length >= 16:
+            system, major, minor, tiny = struct.unpack_from("<IIII", notes, start)
+            if system == _ELF_NOTE_OS_LINUX:
+                yield major, minor, tiny
+        at = start + (length + 3) // 4 * 4
+
+
+_NT_GNU_ABI_TAG, _ELF_NOTE_OS_LINUX = 1, 0
 
 
 def files_below(top: str) -> Iterator[str]:
@@ -190,9 +237,11 @@ def files_below(top: str) -> Iterator[str]:
 class Tree:
     """One package's tree below ``usr``, with its ELF files read."""
 
-    def __init__(self, name: str, path: str, version: str = "") -> None:
+    def __init__(self, name: str, path: str, version: str = "", older: bool = False) -> None:
         self.name = name
         self.label = f"{name} {version}".rstrip()
+        #: Whether it is an older version, of which only what the newer one lacks is part of the bundle.
+        self.older = older
         self.usr = os.path.join(path, "usr")
         self.files = list(files_below(self.usr))
         self.elves: dict[str, Elf] = {}
@@ -214,7 +263,7 @@ class Merge:
         self.major = spec["major"]
         self.libraries = f"lib/{spec['triplet']}"
         self.modules = f"lib/postgresql/{self.major}/lib"
-        self.packages = [Tree(p["name"], p["path"], p["version"]) for p in spec["packages"]]
+        self.packages = [Tree(p["name"], p["path"], p["version"], p.get("older", False)) for p in spec["packages"]]
         self.runtime: dict[str, Tree] = {}
         self.candidates = {r["name"]: r for r in spec["runtime"]}
         #: Where a library or module of a name lies, and what it needs.
@@ -281,12 +330,13 @@ class Merge:
     def providers(self) -> dict[str, str]:
         """Return which candidate brings a library of a name where the bundle's programs look for it."""
         found: dict[str, str] = {}
-        for name, entry in sorted(self.candidates.items()):
-            directory = os.path.join(entry["path"], "usr", self.libraries)
-            if os.path.isdir(directory):
-                for file in sorted(os.listdir(directory)):
-                    if ".so" in file:
-                        found.setdefault(file, name)
+        for where in (self.libraries, "lib"):
+            for name, entry in sorted(self.candidates.items()):
+                directory = os.path.join(entry["path"], "usr", where)
+                if os.path.isdir(directory):
+                    for file in sorted(os.listdir(directory)):
+                        if ".so" in file:
+                            found.setdefault(file, name)
         return found
 
     # --- what the loader will say ------------------------------------------------------------------
@@ -328,14 +378,11 @@ class Merge:
 
     def check_extensions(self) -> None:
         """Check that every extension can be created: a script, or a chain of them, makes its default version."""
-        directory = f"share/postgresql/{self.major}/extension"
-        for tree in self.packages:
-            scripts = [
-                os.path.basename(f) for f in tree.files if os.path.dirname(f) == directory and f.endswith(".sql")
-            ]
-            for file in tree.files:
-                if os.path.dirname(file) != directory or not file.endswith(".control") or "--" in file:
-                    continue
+        for entry, tree in zip(self.spec["packages"], self.packages, strict=True):
+            if tree.older or entry.get("origin") == "deb":
+                continue  # a distribution's package is taken as it is
+            scripts = self.scripts(tree)
+            for file in self.controls(tree):
                 name = os.path.basename(file).removesuffix(".control")
                 wanted = read_control(os.path.join(tree.usr, file)).get("default_version", "")
                 steps = [s.removesuffix(".sql").split("--")[1:] for s in scripts if s.startswith(f"{name}--")]
@@ -343,9 +390,42 @@ class Merge:
                 while more := {step[1] for step in steps if len(step) == 2 and step[0] in made} - made:
                     made |= more
                 if wanted not in made:
+                    some = sorted(scripts)
+                    more_scripts = f" and {len(some) - 5} more" if len(some) > 5 else ""
                     fail(
-                        f"{tree.label}: its extension {name} has no script for its default version {wanted}; "
-                        f"its makefile installs {', '.join(sorted(scripts)) or 'none'}; see `make` in the recipe"
+                        f"{tree.label}: its extension {name} has no script for its default version {wanted}; its "
+                        f"makefile installs {', '.join(some[:5]) or 'none'}{more_scripts}; see `make` in the recipe"
+                    )
+
+    def scripts(self, tree: Tree) -> list[str]:
+        """Return the names of the SQL scripts of a package's extensions."""
+        directory = f"share/postgresql/{self.major}/extension"
+        return [os.path.basename(f) for f in tree.files if os.path.dirname(f) == directory and f.endswith(".sql")]
+
+    def controls(self, tree: Tree) -> list[str]:
+        """Return the primary control files of a package, one for each extension."""
+        directory = f"share/postgresql/{self.major}/extension"
+        return [
+            file
+            for file in tree.files
+            if os.path.dirname(file) == directory and file.endswith(".control") and "--" not in file
+        ]
+
+    def check_required(self) -> None:
+        """Check that the bundle holds what its extensions require, but for packages of many."""
+        extensions = self.all_extensions()
+        names = {extension["name"] for extension in extensions}
+        packages = [extension["package"] for extension in extensions]
+        for extension in extensions:
+            for required in extension["requires"]:
+                if required not in names and packages.count(extension["package"]) == 1:
+                    fail(
+                        f"the extension {extension['name']} requires {required}, which the bundle does not hold; "
+                        + (
+                            "add it to `languages` in the manifest"
+                            if required.startswith("pl")
+                            else "add it to `extensions` in the manifest"
+                        )
                     )
 
     # --- what the server will say when it loads a module -------------------------------------------
@@ -482,8 +562,12 @@ class Merge:
         for tree, directory in sources:
             for name in os.listdir(directory):
                 entries.setdefault(name, []).append((tree, os.path.join(directory, name)))
-        for name, found in sorted(entries.items()):
+        for name, brought in sorted(entries.items()):
             path = os.path.join(where, name)
+            directories = [os.path.isdir(full) and not os.path.islink(full) for _, full in brought]
+            # Of an older version: what the newer one has is the newer one's.
+            newer = [(tree, full) for tree, full in brought if not tree.older]
+            found = newer if newer and not all(directories) else brought
             directories = [os.path.isdir(full) and not os.path.islink(full) for _, full in found]
             if all(directories):
                 # A directory that one package alone brings is one link, unless a program lies below it.
@@ -494,7 +578,10 @@ class Merge:
                 else:
                     self.add_link(path, found[0][1])
             elif len(found) > 1:
-                fail(f"{found[0][0].label} and {found[1][0].label} both bring usr/{path}")
+                fail(
+                    f"{found[0][0].label} and {found[1][0].label} both bring usr/{path}, so they cannot be in one "
+                    "bundle; remove the extension of one of them from the manifest"
+                )
             else:
                 tree, full = found[0]
                 elf = tree.elves.get(path)
@@ -533,7 +620,8 @@ class Merge:
         def patch(path: str) -> None:
             file = os.path.join(self.out, path)
             up = "$ORIGIN" + "/.." * path.count("/")
-            rpath = f"{up}/{self.modules}:{up}/{self.libraries}"
+            # Some libraries of Debian's lie where all did before there were several architectures.
+            rpath = f"{up}/{self.modules}:{up}/{self.libraries}:{up}/lib"
             # Two runs: given both at once, patchelf 0.14 writes one string over the other.
             subprocess.run(["patchelf", "--add-needed", ENVIRONMENT_LIBRARY, file], check=True)
             subprocess.run(
@@ -573,7 +661,7 @@ class Merge:
             [os.path.join(self.out, "lib/pgbake/versions")], stdout=subprocess.PIPE, text=True, check=True, env={}
         )
         packages = [
-            {k: entry[k] for k in ("name", "version", "licence", "path", "source")}
+            {k: entry[k] for k in ("name", "version", "licence", "origin", "path", "source")}
             for entry in self.spec["packages"]
             if entry["receipt"]
         ]
@@ -585,8 +673,8 @@ class Merge:
             "postgresql": {"version": self.spec["postgresql"], "major": self.major},
             "packages": packages,
             "extensions": sorted(self.all_extensions(), key=lambda e: e["name"]),
-            "preload": self.spec["preload"],
-            "settings": self.spec["settings"],
+            "preload": self.preload(),
+            "settings": self.settings(),
             "runtime": [
                 {k: self.candidates[name][k] for k in ("name", "version", "path", "sha256")}
                 | {"licence": f"share/doc/{name}/copyright"}
@@ -606,9 +694,75 @@ class Merge:
         return [
             extension
             for entry, tree in zip(self.spec["packages"], self.packages, strict=True)
-            if entry["receipt"]
+            if entry["receipt"] and not tree.older
             for extension in self.extensions(entry, tree)
         ]
+
+    def to_preload(self, entry: dict[str, Any], tree: Tree) -> list[str]:
+        """Return the modules of a package that ask whether they are being preloaded, so that they want to be.
+
+        Of contrib nothing follows from that: what of it is used by whom is the manifest's to say.
+        """
+        if entry["many"]:
+            return []
+        return [
+            os.path.basename(file).removesuffix(".so")
+            for file, elf in tree.elves.items()
+            if os.path.dirname(file) == self.modules
+            and not elf.is_program
+            and _PRELOADING in self.symbols_of(os.path.join(tree.usr, file)).undefined
+        ]
+
+    def chosen_needs(self) -> Iterator[tuple[dict[str, Any], list[str], dict[str, str], set[str]]]:
+        """Yield for each package: entry, libraries to preload, settings, and what must be preloaded before."""
+        chosen = self.spec["extensions"]
+        for entry, tree in zip(self.spec["packages"], self.packages, strict=True):
+            if not entry["receipt"] or tree.older:
+                continue
+            words = [entry["needs"][name] for name in chosen if name in entry["needs"]]
+            whole = entry["needs"].get("")
+            words += [whole] if whole else []
+            if any(word["preload"] is not None for word in words):
+                libraries = [library for word in words for library in word["preload"] or ()]
+            else:
+                libraries = self.to_preload(entry, tree)
+            settings = {key: value for word in words for key, value in word["settings"].items()}
+            before = {*entry["after"], *(r for e in self.extensions(entry, tree) for r in e["requires"])}
+            yield entry, libraries, settings, before
+
+    def preload(self) -> list[str]:
+        """Return shared_preload_libraries: in the manifest's order, but after what each package comes after."""
+        position = {name: number for number, name in enumerate(self.spec["extensions"])}
+        waiting: dict[str, set[str]] = {}
+        order: dict[str, int] = {}
+        for entry, libraries, _, before in self.chosen_needs():
+            for library in libraries:
+                waiting.setdefault(library, set()).update(before)
+                # contrib's are listed by their own names
+                order[library] = position.get(library, position.get(entry["name"], len(position)))
+        left = sorted(waiting, key=lambda library: order[library])
+        found: list[str] = []
+        while left:
+            ready = [library for library in left if not waiting[library] & set(left) - {library}]
+            found.append((ready or left)[0])
+            left.remove(found[-1])
+        return found
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings without which what the manifest names does not work.
+
+        Two packages that want different values of one are an error.
+        """
+        found: dict[str, tuple[str, str]] = {}
+        for entry, _, settings, _ in self.chosen_needs():
+            for key, value in settings.items():
+                other, before = found.setdefault(key, (entry["name"], value))
+                if before != value:
+                    fail(
+                        f"{other} wants the setting {key} = {before!r} and {entry['name']} wants {value!r}; "
+                        "remove one of them from the manifest"
+                    )
+        return {key: value for key, (_, value) in sorted(found.items())}
 
     def kernel(self) -> str:
         """Return the oldest Linux on which all of the bundle runs: the newest that one of its files asks for."""
@@ -618,17 +772,18 @@ class Merge:
     def extensions(self, entry: dict[str, Any], tree: Tree) -> list[dict[str, Any]]:
         """Describe the extensions that a package brings, from their control files."""
         found = []
-        directory = f"share/postgresql/{self.major}/extension"
+        scripts = self.scripts(tree)
         modules = sorted(
             os.path.basename(f) for f in tree.files if os.path.dirname(f) == self.modules and f.endswith(".so")
         )
-        for file in tree.files:
-            if os.path.dirname(file) != directory or not file.endswith(".control"):
-                continue
+        for file in self.controls(tree):
             name = os.path.basename(file).removesuffix(".control")
             control = read_control(os.path.join(tree.usr, file))
+            # Distributions have control files of output plugins, and some by a second name, without a script.
+            if "directory" not in control and not any(script.startswith(f"{name}--") for script in scripts):
+                continue
             module = os.path.basename(control.get("module_pathname", "")) + ".so"
-            needs = entry["needs"].get(name) or entry["needs"].get("") or {"preload": [], "settings": {}}
+            needs = entry["needs"].get(name) or entry["needs"].get("") or {"preload": None, "settings": {}}
             found.append(
                 {
                     "name": name,
@@ -639,7 +794,7 @@ class Merge:
                     "trusted": control.get("trusted", "") == "true",
                     # A package of one extension owns all its modules; contrib's are told apart by name.
                     "libraries": [m for m in modules if m == module] if entry["many"] else modules,
-                    "preload": needs["preload"],
+                    "preload": self.to_preload(entry, tree) if needs["preload"] is None else needs["preload"],
                     "settings": needs["settings"],
                 }
             )
@@ -683,6 +838,7 @@ def main() -> None:
     phase("check")
     merge.check_versions()
     merge.check_extensions()
+    merge.check_required()
     merge.check_symbols()
     phase("link")
     merge.link()

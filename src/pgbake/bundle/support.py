@@ -51,7 +51,7 @@ def support_package(lowering: Lowering) -> Derivation:
     return lowering.graph.add(
         "pgbake-support",
         system,
-        lowering.root(*root_of(lowering.catalogue.postgresql, lowering.catalogue)),
+        lowering.root(*root_of(lowering.server, lowering.catalogue)),
         _SCRIPT,
         env={
             "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,

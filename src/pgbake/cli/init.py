@@ -50,7 +50,8 @@ def command(app: App, extensions: tuple[str, ...], name: str | None, dry_run: bo
     file = app.directory / MANIFEST_NAME
     catalogue = load_catalogue(app.directory / "recipes")
     for extension in extensions:
-        catalogue.check_extension(extension, file)
+        if extension not in catalogue.extension_names():
+            app.note(f'note: there is no recipe "{extension}": `pgbake lock` looks for a Debian package of that name')
     words = re.sub(r"[^a-z0-9+._-]+", "-", app.directory.absolute().name.lower()).strip("-._+")
     text = _TEMPLATE.format(
         name=name or words or "postgres",

@@ -41,7 +41,7 @@ def command(app: App, update: bool, check: bool, dry_run: bool, names: tuple[str
     if names and not update:
         raise click.UsageError("names are only taken with --update")
     project = app.project
-    required = requirements(project.manifest, project.catalogue)
+    required = requirements(project.manifest, project.catalogue, project.directory)
     if check:
         pinned = load_lock(project.lock_file)
         for system in required.systems:
@@ -65,6 +65,7 @@ def command(app: App, update: bool, check: bool, dry_run: bool, names: tuple[str
         previous = load_lock(project.lock_file) if project.lock_file.exists() else None
         resolver = Resolver(
             project.manifest,
+            project.directory,
             project.catalogue,
             lambda: project.mirrors,
             app.store,

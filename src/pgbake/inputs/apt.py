@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from pgbake.errors import HostError, InputError, PgbakeError
+from pgbake.files import write_whole
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Archive, Pin
 from pgbake.run import Completed, run
@@ -34,7 +37,6 @@ from pgbake.run import Completed, run
 #: Where Debian's package ``debian-archive-keyring`` puts the keys that sign the suites.
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-_COMPONENT = "main"
 _PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 #: A line of ``--print-uris``; the second word has the package and version, the epoch's colon as ``%3a``.
 _URI_LINE = re.compile(r"'(?P<uri>[^']+)' (?P<name>\S+) (?P<size>\d+)(?: SHA256:(?P<sha256>[0-9a-f]{64}))?")
@@ -57,10 +59,27 @@ _SIGNATURE_TROUBLE = re.compile(r"signature|NO_PUBKEY|BADSIG|not signed", re.IGN
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite of an archive, by codename or suite name: ``bookworm``, ``bookworm-security``."""
+    """A suite of an archive, by codename or suite name: ``bookworm``, ``bookworm-security``.
+
+    :param keyring: the only keys whose signature on it counts; None means Debian's.
+    """
 
     name: str
     archive: Archive = "debian"
+    components: tuple[str, ...] = ("main",)
+    keyring: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """A package that counts as installed.
+
+    :param provides: what it provides, as a Provides field has it.
+    """
+
+    name: str
+    version: str
+    provides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +112,14 @@ class AptRoot:
             of that suite; each mirror is named with what was wrong.
         :raises HostError: apt or the keyring is not installed, no mirror is known, or the disk is full.
         """
-        if not self.keyring.is_file():
-            raise HostError(
-                f"the keyring {self.keyring} that verifies Debian's suites is missing",
-                hint="install it: apt-get install debian-archive-keyring",
-            )
+        for suite in self.suites:
+            if not self._keyring(suite).is_file():
+                raise HostError(
+                    f"the keyring {self._keyring(suite)} that verifies {suite.name} is missing",
+                    hint="name its file as `key` of the repository in the manifest"
+                    if suite.keyring
+                    else "install it: apt-get install debian-archive-keyring",
+                )
         candidates = {suite.archive: list(self.mirrors.of(suite.archive)) for suite in self.suites}
         refused: dict[tuple[str, str], str] = {}
         with self._locked(fcntl.LOCK_EX) as lock:
@@ -114,19 +136,23 @@ class AptRoot:
                         if not bases:
                             raise self._unusable(suite, refused)
 
-    def resolve(self, names: Iterable[str]) -> dict[str, Pin]:
+    def resolve(self, names: Iterable[str], assumed: Iterable[Assumed] = ()) -> dict[str, Pin]:
         """Return pins of the packages and of all that they depend on, as apt would install them.
 
         Recommended packages are left out, and so are essential ones that nothing names. The result is
         sorted by name.
 
+        :param names: each as a Depends field has it but for brackets: ``NAME``, ``NAME=VERSION`` (a glob such as
+            ``1.2*``), or ``NAME | OTHER``, of which the first that the suites have is taken.
+        :param assumed: packages that count as installed: they and what they depend on are left out.
         :raises InputError: a package is unknown (near names are offered), or the set cannot be installed
             together (apt's own words are the detail).
         """
         wanted = self._known(names)
         if not wanted:
             return {}
-        done = self._query("apt-get", "install", "--print-uris", "--yes", "-q", "--", *wanted, check=False)
+        options = self._assuming(tuple(assumed))
+        done = self._query("apt-get", *options, "install", "--print-uris", "--yes", "-q", "--", *wanted, check=False)
         if done.status != 0:
             raise InputError(
                 f"apt cannot install together: {' '.join(wanted)}",
@@ -159,7 +185,24 @@ class AptRoot:
             return {}
         shown = self._query("apt-cache", "show", "--no-all-versions", "--", *wanted).stdout
         fields = {stanza["Package"]: dict(stanza) for stanza in Deb822.iter_paragraphs(shown)}
-        return {name: fields[name] for name in wanted}
+        return {name: fields[name] for name in (_bare(want) for want in wanted)}
+
+    def packages(self, prefix: str) -> dict[str, Mapping[str, str]]:
+        """Return the control fields of every package whose name begins with ``prefix``, sorted by name."""
+        known = self._query("apt-cache", "pkgnames", "--", prefix).stdout.split()
+        # Names that others only depend on are no packages.
+        shown = self._query("apt-cache", "show", "--no-all-versions", "--", *sorted(known), check=False).stdout
+        from debian.deb822 import Deb822
+
+        return dict(sorted((stanza["Package"], dict(stanza)) for stanza in Deb822.iter_paragraphs(shown)))
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last update that succeeded; infinite where there was none."""
+        try:
+            return time.time() - (self.path / "etc" / "sources.list").stat().st_mtime
+        except OSError:
+            return math.inf
 
     def source(self, package: str) -> tuple[str, Pin]:
         """Return the upstream version of a Debian source package, and its upstream tarball's pin.
@@ -197,17 +240,37 @@ class AptRoot:
         return upstream, _with_version(pin, version or upstream)
 
     def _known(self, names: Iterable[str]) -> list[str]:
-        """The names, sorted and once each.
+        """What the names mean for apt, sorted and once each: ``NAME`` or ``NAME=VERSION``.
 
         apt reads a name that it does not know as a pattern or an option (``foo-`` removes), so all are
         checked before it sees them.
         """
-        wanted = sorted(set(names))
         known = set(self._query("apt-cache", "pkgnames").stdout.split())
-        unknown = [name for name in wanted if name not in known]
-        if unknown:
-            raise self._unknown(unknown[0], known)
-        return wanted
+        wanted = set[str]()
+        for want in set(names):
+            choices = [choice.strip() for choice in want.split("|")]
+            found = [choice for choice in choices if _bare(choice) in known]
+            if not found:
+                raise self._unknown(_bare(choices[0]), known)
+            wanted.add(found[0])
+        return sorted(wanted)
+
+    def _assuming(self, assumed: tuple[Assumed, ...]) -> tuple[str, ...]:
+        """Return apt's options for a dpkg status in which packages are installed."""
+        if not assumed:
+            return ()
+        stanzas = "\n".join(
+            f"Package: {package.name}\nStatus: install ok installed\nArchitecture: {self.arch}\n"
+            f"Version: {package.version}\nMaintainer: pgbake\nDescription: assumed\n"
+            + (f"Provides: {', '.join(package.provides)}\n" if package.provides else "")
+            for package in assumed
+        )
+        place = self.path / f"assumed-{hashlib.sha256(stanzas.encode()).hexdigest()[:16]}"
+        if not (place / "status").exists():
+            (place / "archives/partial").mkdir(parents=True, exist_ok=True)
+            write_whole(place / "status", stanzas.encode())
+        # A cache of its own, since apt's depends on the status.
+        return ("-o", f"Dir::State::status={place}/status", "-o", f"Dir::Cache={place}")
 
     def _unknown(self, name: str, known: set[str]) -> InputError:
         if _PACKAGE_NAME.fullmatch(name):
@@ -227,6 +290,9 @@ class AptRoot:
             f"there is no package {name} in {self._suite_names()}",
             hint=f"did you mean {' or '.join(near)}?" if near else "search it with: apt-cache search WORD",
         )
+
+    def _keyring(self, suite: Suite) -> Path:
+        return suite.keyring or self.keyring
 
     def _suite_names(self) -> str:
         return ", ".join(suite.name for suite in self.suites) + f" ({self.arch})"
@@ -290,6 +356,16 @@ class AptRoot:
         lines = [f'{name} "{value}";' for name, value in settings.items()]
         dumped = run(["apt-config", "dump"], sandbox="host", env=_environment()).stdout.splitlines()
         lines += [line for line in dumped if line.lower().startswith(_KEPT_SETTINGS) and line.count('"') == 2]
+        # A repository adds packages, and newer ones of PostgreSQL's; it replaces nothing of Debian's.
+        (root / "etc/preferences").write_text(
+            "".join(
+                f"Package: *\nPin: release n={suite.name}\nPin-Priority: 100\n\n"
+                f"Package: postgresql-*\nPin: release n={suite.name}\nPin-Priority: 500\n\n"
+                for suite in self.suites
+                if suite.keyring
+            ),
+            encoding="utf-8",
+        )
         conf = root / "apt.conf"
         conf.touch(mode=0o600)  # a proxy's setting may hold a password
         conf.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -300,9 +376,11 @@ class AptRoot:
         trial = sources.with_suffix(".trial")
         trial.write_text(
             "".join(
-                f"{kind} [signed-by={self.keyring}] {_copied(bases[suite.archive])} {suite.name} {_COMPONENT}\n"
+                f"{kind} [signed-by={self._keyring(suite)}] {_copied(bases[suite.archive])} {suite.name} "
+                f"{' '.join(suite.components)}\n"
                 for suite in self.suites
-                for kind in ("deb", "deb-src")
+                # What others serve are compiled packages; their sources may lack an index.
+                for kind in (("deb",) if suite.keyring else ("deb", "deb-src"))
             ),
             encoding="utf-8",
         )
@@ -342,6 +420,8 @@ class AptRoot:
         reasons = "\n".join(f"{base} {name}: {reason}" for (base, name), reason in refused.items())
         if _SIGNATURE_TROUBLE.search(reasons):
             hint = f"is the keyring current? {self.keyring} is of the package debian-archive-keyring"
+            if suite.keyring:
+                hint = f"is {suite.keyring} the key that signs this repository? its owner tells where to get it"
         elif "404" in reasons or "No such file" in reasons:
             hint = f"is there such a suite as {suite.name}?"
         else:
@@ -358,6 +438,11 @@ class AptRoot:
     def _apt(self, lock: int, program: str, *args: str, check: bool = True) -> Completed:
         env = {**_environment(), "APT_CONFIG": str(self.path / "apt.conf")}
         return run([program, *args], sandbox="host", env=env, check=check, lock=lock)
+
+
+def _bare(want: str) -> str:
+    """The name in ``NAME=VERSION``."""
+    return want.partition("=")[0]
 
 
 def _environment() -> dict[str, str]:

@@ -19,7 +19,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -132,7 +132,9 @@ def make_build_root(debs: Mapping[str, Path], into: Path, report: Sink) -> None:
         report(Finished(task, outcome, time.monotonic() - started))
 
 
-def import_runtime(deb: Path, into: Path, keep: Sequence[str] = (), drop: Sequence[str] = ()) -> None:
+def import_runtime(
+    deb: Path, into: Path, keep: Sequence[str] = (), drop: Sequence[str] = (), links: Mapping[str, str] | None = None
+) -> None:
     """Unpack what a bundle needs of one runtime package.
 
     Kept are libraries and data below ``usr/lib`` and ``usr/share``, and every copyright file. Dropped are
@@ -143,6 +145,7 @@ def import_runtime(deb: Path, into: Path, keep: Sequence[str] = (), drop: Sequen
     :param into: a directory that does not exist, or an empty one.
     :param keep: globs of paths (``usr/bin/locale``, ``etc/ssl/*``) that are kept whatever the rules say.
     :param drop: globs of paths that are dropped beyond what the rules drop.
+    :param links: links to add, which a maintainer script would make: path to target, where the target is there.
     :raises InputError: the package is damaged or hostile.
     :raises HostError: the disk is full or ``into`` is not writable.
     """
@@ -157,10 +160,48 @@ def import_runtime(deb: Path, into: Path, keep: Sequence[str] = (), drop: Sequen
             return True
         return bool(kept.fullmatch(path)) and not dropped.fullmatch(path)
 
+    _import(deb, into, wanted, links or {})
+
+
+def import_extension(
+    deb: Path,
+    into: Path,
+    major: int,
+    keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    links: Mapping[str, str] | None = None,
+) -> None:
+    """Unpack what a bundle needs of one package with extensions for PostgreSQL's major version.
+
+    Kept are the directories of that version below ``usr/lib/postgresql`` and ``usr/share/postgresql``, but for
+    manuals and bitcode, which the server's just-in-time compiler would read; and copyright files.
+
+    :param into: a directory that does not exist, or an empty one.
+    :param keep: see :func:`import_runtime`, as for ``drop`` and ``links``.
+    :raises InputError: the package is damaged or hostile.
+    :raises HostError: the disk is full or ``into`` is not writable.
+    """
+    kept = _globs((f"usr/lib/postgresql/{major}/*", f"usr/share/postgresql/{major}/*", *keep))
+    dropped = _globs(("*/lib/bitcode/*", f"usr/share/postgresql/{major}/man/*", "*.a", "*.la", *drop))
+
+    def wanted(path: str) -> bool:
+        if path.endswith("/"):
+            return False
+        return bool(_COPYRIGHT.fullmatch(path)) or (bool(kept.fullmatch(path)) and not dropped.fullmatch(path))
+
+    _import(deb, into, wanted, links or {})
+
+
+def _import(deb: Path, into: Path, wanted: Callable[[str], bool], links: Mapping[str, str]) -> None:
     try:
         into.mkdir(parents=True, exist_ok=True)
         paths = unpack(deb, into, wanted)
         _relink(into, frozenset(paths))
+        triplets = sorted(path.name for path in (into / "usr/lib").glob("*-linux-gnu*"))
+        for link, target in sorted(links.items()):
+            for triplet in triplets if "{triplet}" in link else [""]:
+                path = link.format(triplet=triplet)
+                _choose(into, path, [posixpath.join(posixpath.dirname(path), target.format(triplet=triplet))])
     except OSError as error:
         raise host_error(error, f"cannot import {deb.name} into {into}") from None
 

@@ -3,7 +3,7 @@
 A ``.deb`` (deb(5)) is an ``ar`` archive::
 
     debian-binary        "2.0\\n"
-    control.tar[.xz]     control fields; maintainer scripts, which stay unread
+    control.tar[.xz]     control fields; maintainer scripts, which are read (`pgbake.inputs.maintainer`)
     data.tar[.xz]        the files; also .gz, .zst, .bz2, .lzma or plain
 """
 
@@ -29,6 +29,8 @@ from pgbake.errors import HostError, InputError
 MERGED = frozenset({"bin", "sbin", "lib", "lib32", "lib64", "libx32"})
 
 _CHUNK = 1 << 20
+#: Bytes of a control file or maintainer script; real ones have some thousand.
+_LARGEST_CONTROL = 1 << 20
 _DAMAGE = (
     tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, OverflowError,
     # tarfile follows a chain of long-name headers by recursion.
@@ -86,6 +88,20 @@ def unpack(deb: Path, into: Path, keep: Callable[[str], bool] | None = None) -> 
     if unkept_targets:
         raise tree.refusal(f"it has a hard link to {min(unkept_targets)}, which is not in it")
     return tuple(tree.placed)
+
+
+def control_files(deb: Path) -> dict[str, str]:
+    """Return the text of each file of a package's control archive: ``control``, ``postinst``, ``triggers``, ...
+
+    :raises InputError: the file is no Debian package, or damaged.
+    :raises HostError: it cannot be read.
+    """
+    found = {}
+    with _members(deb, "control.tar") as members:
+        for member, content in members:
+            if content is not None:
+                found[member.name.removeprefix("./")] = content.read(_LARGEST_CONTROL).decode("utf-8", "replace")
+    return found
 
 
 class _Tree:
@@ -158,12 +174,12 @@ class _Tree:
 
 
 @contextmanager
-def _members(deb: Path) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]]:
+def _members(deb: Path, archive: str = "data.tar") -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]]:
     """Open a package's files: the members with, for regular files, their content to be read at once."""
     try:
         with (
             deb.open("rb") as file,
-            _decompressed(*_find_data(deb, file)) as stream,
+            _decompressed(*_find(deb, file, archive)) as stream,
             tarfile.open(fileobj=stream, mode="r|", bufsize=_CHUNK) as tar,
         ):
             yield ((m, tar.extractfile(m) if m.isreg() else None) for m in tar)
@@ -175,17 +191,17 @@ def _members(deb: Path) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes] | 
         raise HostError(f"cannot unpack {deb.name}: {error.strerror or error}", hint=hint) from None
 
 
-def _find_data(deb: Path, file: BinaryIO) -> tuple[str, BinaryIO]:
-    """Find ``data.tar`` in the ``ar`` archive; return its suffix and its bytes."""
+def _find(deb: Path, file: BinaryIO, archive: str) -> tuple[str, BinaryIO]:
+    """Find ``data.tar`` or ``control.tar`` in the ``ar`` archive; return its suffix and its bytes."""
     if file.read(8) != b"!<arch>\n":
         raise InputError(f"{deb.name} is not a Debian package: it is no ar archive")
     while len(header := file.read(60)) == 60:
         name = header[:16].decode("ascii", "replace").rstrip(" /")
         size = int(header[48:58])
-        if name == "data.tar" or name.startswith("data.tar."):
-            return name.removeprefix("data.tar"), io.BufferedReader(_Section(file, size), _CHUNK)
+        if name == archive or name.startswith(f"{archive}."):
+            return name.removeprefix(archive), io.BufferedReader(_Section(file, size), _CHUNK)
         file.seek(size + size % 2, os.SEEK_CUR)
-    raise InputError(f"{deb.name} is damaged: it has no data.tar")
+    raise InputError(f"{deb.name} is damaged: it has no {archive}")
 
 
 class _Section(io.RawIOBase):

@@ -35,12 +35,24 @@ class Mirrors:
 
     debian: tuple[str, ...]
     security: tuple[str, ...] = ()
+    #: Repositories beside Debian's: name, base URL.
+    repositories: tuple[tuple[str, str], ...] = ()
 
     def of(self, archive: Archive) -> tuple[str, ...]:
         """Return an archive's base URLs, at least one.
 
         :raises HostError: no mirror of it is known.
         """
+        if "://" in archive:
+            return (archive,)
+        if archive not in ("debian", "security"):
+            found = tuple(url for name, url in self.repositories if name == archive)
+            if not found:
+                raise HostError(
+                    f"the lock takes files from a repository {archive}, which the manifest does not name",
+                    hint="name it in a [[platform.repository]] of the manifest, or run `pgbake lock`",
+                )
+            return found
         bases = self.security if archive == "security" else self.debian
         if not bases:
             hint = _HINT if archive == "debian" else _HINT.replace("mirrors", "security_mirrors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -10,8 +10,9 @@ import msgspec
 #: record the trees that an earlier way gave are recognised.
 UNPACKING_VERSION = 1
 
-#: The archives that a platform draws from, each with mirrors of its own.
-Archive = Literal["debian", "security"]
+#: Where a file lies: ``debian`` or ``security``, which have mirrors; the name of one of the manifest's repositories;
+#: or a base URL, of which there is just that one.
+Archive = str
 
 #: Relative, without an empty, ``.`` or ``..`` component: a pin never names a file outside its mirror.
 _RELATIVE_PATH = r"^(?!\.{1,2}(/|\Z))[^/\x00]+(/(?!\.{1,2}(/|\Z))[^/\x00]+)*\Z"
@@ -32,7 +33,7 @@ class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     path: Annotated[str, msgspec.Meta(pattern=_RELATIVE_PATH)]
     size: Annotated[int, msgspec.Meta(ge=0)]
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    archive: Archive = "debian"
+    archive: Annotated[Archive, msgspec.Meta(min_length=1)] = "debian"
 
     @property
     def filename(self) -> str:

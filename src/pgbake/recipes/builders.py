@@ -4,11 +4,17 @@ Each script unpacks the upstream tarball in ``/build/source``, builds it as an o
 (standard interpreter, no RPATH), installs it with DESTDIR into ``/build/image``, and distributes that tree
 over the derivation's outputs. Packages hold Debian's layout, ``usr/...``, and never their own store path.
 Phases are told to the engine as Nix's structured log lines, so that both engines show them.
+
+A script has three parts: unpacking, which all share; the builder's own; and the split over outputs. Extensions see
+the server as one tree, with its ``pg_config`` first in PATH and in the variable ``pg_config``. Words of a recipe may
+name the variables of a script, such as ``$pg_config`` and ``$major``.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
 
 from pgbake.recipes.recipe import Recipe
 
@@ -29,8 +35,22 @@ make() {
 unpack() {
   phase unpack
   mkdir -p /build/source
-  tar -xf "$src" --strip-components=1 --no-same-owner -C /build/source
-  cd /build/source
+  case "$src" in
+    *.zip)
+      python3 -m zipfile -e "$src" /build/zip
+      mv /build/zip/*/* /build/source/
+      ;;
+    *)
+      if [ -d "$src" ]; then
+        cp -r "$src/." /build/source/
+        chmod -R u+w /build/source
+      else
+        tar -xf "$src" --strip-components=1 --no-same-owner -C /build/source
+      fi
+      ;;
+  esac
+  cd "/build/source/${directory-}"
+  eval "${prepare-}"
 }
 
 # Moves files of the installed tree into an output, keeping their place in it.
@@ -97,7 +117,10 @@ make $directories world-bin
 phase install
 # One at a time: some of PostgreSQL's install rules make the same directory at once.
 command make -s -j1 $directories DESTDIR=/build/image install-world-bin
-command make -s -j1 -C doc/src/sgml $directories DESTDIR=/build/image install-man install-html
+# From 17 on, tarballs hold no documents that are made.
+if [ -e doc/src/sgml/man-stamp ]; then
+  command make -s -j1 -C doc/src/sgml $directories DESTDIR=/build/image install-man install-html
+fi
 command make -s -j1 -C src/test/isolation $directories DESTDIR=/build/image install
 rm -r "/build/image/usr/share/postgresql/$major/timezone"
 licences "postgresql-$major"
@@ -108,9 +131,8 @@ shopt -s nullglob
 """
 
 # The server's outputs as one tree, since pg_config finds everything relative to where it lies itself.
-_PGXS = r"""
+_EXTENSION = r"""
 unpack
-phase build
 tree=/build/postgresql
 mkdir $tree
 for part in $postgresqlParts; do
@@ -121,14 +143,74 @@ done
 pg_config=$tree/usr/lib/postgresql/$major/bin/pg_config
 cp --remove-destination "$(readlink -f $pg_config)" $pg_config
 PATH=$(dirname $pg_config):$PATH
+eval "makeFlags=(${makeFlags-})" "configureFlags=(${configureFlags-})"
+"""
+
+_PGXS = r"""
+phase build
 flags=(USE_PGXS=1 "PG_CONFIG=$pg_config" "docdir=$tree/usr/share/doc/postgresql-$major-$pname" with_llvm=no)
-eval "flags+=($makeFlags)"
+flags+=("${makeFlags[@]}")
 make "${flags[@]}"
 
 phase install
 command make -j1 "${flags[@]}" DESTDIR=/build/image install
-licences "postgresql-$major-$pname"
+"""
+
+_MAKE = r"""
+export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
+phase build
+make PG_CONFIG=$pg_config "${makeFlags[@]}"
+
+phase install
+command make -j1 PG_CONFIG=$pg_config "${makeFlags[@]}" DESTDIR=/build/image install
+"""
+
+_AUTOTOOLS = r"""
+export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
+phase configure
+if [ ! -e configure ]; then
+  if [ -e autogen.sh ]; then NOCONFIGURE=1 sh autogen.sh; else autoreconf -fi; fi
+fi
+./configure --prefix=/usr --libdir=/usr/lib/$triplet --disable-static "${configureFlags[@]}"
+
+phase build
+make "${makeFlags[@]}"
+
+phase install
+command make -j1 "${makeFlags[@]}" DESTDIR=/build/image install
+"""
+
+_CMAKE = r"""
+export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
+phase configure
+cmake -S . -B /build/cmake -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/usr \
+  -DCMAKE_INSTALL_LIBDIR=lib/$triplet -DCMAKE_SKIP_RPATH=ON -DFETCHCONTENT_FULLY_DISCONNECTED=ON \
+  -DPG_CONFIG=$pg_config -DPostgreSQL_CONFIG=$pg_config "${configureFlags[@]}"
+
+phase build
+make -C /build/cmake "${makeFlags[@]}"
+
+phase install
+DESTDIR=/build/image command make -j1 -C /build/cmake "${makeFlags[@]}" install
+"""
+
+_MESON = r"""
+export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
+phase configure
+meson setup /build/meson --prefix=/usr --libdir=lib/$triplet --buildtype=plain --wrap-mode=nodownload \
+  "${configureFlags[@]}"
+
+phase build
+cores=${NIX_BUILD_CORES:-1}
+ninja -C /build/meson -j"$([ "$cores" = 0 ] && nproc || echo "$cores")"
+
+phase install
+DESTDIR=/build/image meson install -C /build/meson --no-rebuild
+"""
+
 # Where it is not there, nothing was installed, which the engine says in plain words.
+_INSTALLED = r"""
+licences "postgresql-$major-$pname"
 if [ -d /build/image/build ]; then
   cp -r /build/image$tree/usr /build/image/
   rm -r /build/image/build
@@ -138,6 +220,21 @@ phase split
 cd /build/image
 shopt -s nullglob
 """
+
+_BUILDERS = {"pgxs": _PGXS, "make": _MAKE, "autotools": _AUTOTOOLS, "cmake": _CMAKE, "meson": _MESON}
+
+#: Debian packages that a builder runs, beside those of every stack.
+_TOOLS: dict[str, tuple[str, ...]] = {
+    "autotools": ("autoconf", "automake", "libtool"),
+    "cmake": ("cmake",),
+    "meson": ("meson", "ninja-build"),
+}
+
+
+def tools(recipe: Recipe) -> tuple[str, ...]:
+    """Return the Debian packages that the recipe's builder itself runs."""
+    return _TOOLS.get(recipe.builder or "", ())
+
 
 #: As Debian compiles PostgreSQL, but for -g: debugging symbols would be stripped again.
 CFLAGS = (
@@ -149,7 +246,11 @@ LDFLAGS = "-Wl,-z,relro -Wl,-z,now"
 
 def build_script(recipe: Recipe) -> str:
     """Return the script of a recipe's derivation; it reads the variables of :func:`build_environment`."""
-    steps = {"postgresql": _POSTGRESQL, "pgxs": _PGXS}[recipe.builder]
+    assert recipe.builder is not None
+    if recipe.builder == "postgresql":
+        steps = _POSTGRESQL
+    else:
+        steps = _EXTENSION + _BUILDERS[recipe.builder] + _INSTALLED
     split = [f"take ${output} {' '.join(globs)}\n" for output, globs in recipe.outputs.items()]
     return "".join((_PRELUDE, steps, *split, 'mkdir -p "$out"\nmv * "$out/"\nfinish\n'))
 
@@ -157,7 +258,7 @@ def build_script(recipe: Recipe) -> str:
 def build_environment(recipe: Recipe, major: int, version: str) -> dict[str, str]:
     """Return the variables that a recipe's script reads, but for those that name store paths.
 
-    Store paths come beside these: ``src`` (the tarball), ``postgresqlParts`` (for PGXS) and the outputs.
+    Store paths come beside these: ``src`` (the tarball), ``postgresqlParts`` (of an extension) and the outputs.
     """
     environment = {
         "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,
@@ -165,10 +266,20 @@ def build_environment(recipe: Recipe, major: int, version: str) -> dict[str, str
         "pname": recipe.name,
         "version": version,
     }
+    flags = {"cflags": CFLAGS, "ldflags": LDFLAGS}
     if recipe.builder == "postgresql":
-        return environment | {
-            "cflags": CFLAGS,
-            "ldflags": LDFLAGS,
-            "configureFlags": shlex.join(recipe.configure),
-        }
-    return environment | {"makeFlags": shlex.join(recipe.make)}
+        return environment | flags | {"configureFlags": shlex.join(recipe.configure)}
+    if recipe.builder != "pgxs":  # PGXS takes the server's own
+        environment |= flags
+    words = {
+        "makeFlags": _words(recipe.make),
+        "configureFlags": _words(recipe.configure),
+        "prepare": recipe.prepare,
+        "directory": recipe.directory,
+    }
+    return environment | {name: text for name, text in words.items() if text}
+
+
+def _words(words: Sequence[str]) -> str:
+    """Quote words for the shell that evaluates them, but for the variables that they name."""
+    return " ".join('"' + re.sub(r'(["\\`])', r"\\\1", word) + '"' for word in words)

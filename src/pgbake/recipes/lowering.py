@@ -7,7 +7,7 @@ known before anything is fetched. That is what `pgbake plan` shows and what cach
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,8 +17,9 @@ from pgbake.formats.derivation import Derivation, Output, hash_modulo, with_outp
 from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
 from pgbake.formats.system import System
 from pgbake.inputs.pins import Pin
-from pgbake.lock import Lock, SystemLock
-from pgbake.recipes.builders import build_environment, build_script
+from pgbake.lock import DebPin, Lock, SourcePin, SystemLock
+from pgbake.recipes.builders import build_environment, build_script, tools
+from pgbake.recipes.choice import Choice
 from pgbake.recipes.recipe import Catalogue, Recipe
 
 
@@ -26,11 +27,12 @@ from pgbake.recipes.recipe import Catalogue, Recipe
 class Input:
     """An outside input: the store path that it gets, and the pins that it is made from.
 
-    :param kind: ``source``: a tarball as it is. ``root``: a build root from many packages.
-        ``runtime``: one runtime package, as its import keeps it.
+    :param kind: ``source``: a tarball as it is, or with ``tree`` a directory of the user's. ``root``: a build root
+        from many packages. ``runtime``: one runtime package, as its import keeps it. ``deb``: one package with
+        extensions, likewise.
     """
 
-    kind: Literal["source", "root", "runtime"]
+    kind: Literal["source", "root", "runtime", "deb"]
     name: str
     path: StorePath
     pins: Mapping[str, Pin]
@@ -41,8 +43,9 @@ class Input:
 class Package:
     """A recipe lowered for one system and PostgreSQL major."""
 
+    choice: Choice
     recipe: Recipe
-    source: Pin
+    source: SourcePin
     derivation: Derivation
 
     @property
@@ -111,7 +114,9 @@ class Graph:
 class Lowering:
     """Lowers a catalogue's recipes under one lock, for one system and PostgreSQL major."""
 
-    def __init__(self, catalogue: Catalogue, lock: Lock, system: System, major: int) -> None:
+    def __init__(
+        self, catalogue: Catalogue, lock: Lock, system: System, major: int, chosen: Iterable[Choice] = ()
+    ) -> None:
         """:raises LockError: the lock has no pins for the system."""
         pins = lock.systems.get(system.name)
         if pins is None:
@@ -125,31 +130,33 @@ class Lowering:
         self.system = system
         self.major = major
         self.graph = Graph()
+        self._choices = {choice.key: choice for choice in chosen}
         self._packages: dict[str, Package] = {}
 
-    def package(self, name: str) -> Package:
-        """Lower a recipe, and PostgreSQL before an extension.
+    @property
+    def server(self) -> Recipe:
+        """The recipe of PostgreSQL, with what it adds for the major version."""
+        return self.catalogue.postgresql.at(self.major)
 
+    def package(self, key: str) -> Package:
+        """Lower a recipe that was chosen, and PostgreSQL before an extension.
+
+        :param key: of the choice.
         :raises LockError: the lock does not pin its source or its build root.
         """
-        if name not in self._packages:
-            self._packages[name] = self._lower(self.catalogue.recipe(name))
-        return self._packages[name]
+        if key not in self._packages:
+            self._packages[key] = self._lower(self._choices[key])
+        return self._packages[key]
 
-    def _lower(self, recipe: Recipe) -> Package:
-        pin = self.lock.sources.get(recipe.name)
+    def _lower(self, choice: Choice) -> Package:
+        recipe = choice.recipe
+        assert recipe is not None
+        pin = self.lock.sources.get(choice.key)
         if pin is None:
-            raise out_of_date(f"it does not pin the source of {recipe.name}")
+            raise out_of_date(f"it does not pin the source of {choice.key}")
         version = pin.version
-        source = self.graph.add_input(
-            Input(
-                "source",
-                recipe.name,
-                fixed_output_path(store_name(pin.filename), "flat", "sha256", bytes.fromhex(pin.sha256)),
-                {recipe.name: pin},
-            )
-        )
-        env = build_environment(recipe, self.major, version) | {"src": str(source)}
+        source = self.graph.add_input(_source_input(choice.key, pin))
+        env = build_environment(recipe, self.major, version) | {"src": str(source), "pname": choice.key}
         needs: dict[StorePath, Sequence[str]] = {}
         if recipe.builder == "postgresql":
             name = f"postgresql-{version}"
@@ -169,7 +176,7 @@ class Lowering:
             sources=[source],
             needs=needs,
         )
-        return Package(recipe, pin, derivation)
+        return Package(choice, recipe, pin, derivation)
 
     def build_root(self, recipe: Recipe) -> StorePath:
         """Return the build root of a recipe: its stack, with the recipe's additions where it has any."""
@@ -189,6 +196,12 @@ class Lowering:
             Input("root", name, path, {package: self.pins.build[package] for package in root.packages}, tree)
         )
 
+    def deb(self, name: str, pin: DebPin) -> StorePath:
+        """Return the store path of a Debian package that holds extensions, as its import keeps it."""
+        tree = bytes.fromhex(pin.tree)
+        path = source_path(store_name(f"{name}-{pin.version}"), tree)
+        return self.graph.add_input(Input("deb", name, path, {name: pin}, tree))
+
     def runtime(self) -> dict[str, StorePath]:
         """Return the store path of every runtime package in the lock, by name."""
         paths = {}
@@ -199,11 +212,31 @@ class Lowering:
         return paths
 
 
+def _source_input(key: str, pin: SourcePin) -> Input:
+    if pin.tree:
+        return Input(
+            "source", key, source_path(store_name(pin.filename), tree := bytes.fromhex(pin.tree)), {key: pin}, tree
+        )
+    digest = bytes.fromhex(pin.sha256)
+    return Input("source", key, fixed_output_path(store_name(pin.filename), "flat", "sha256", digest), {key: pin})
+
+
 def root_of(recipe: Recipe, catalogue: Catalogue) -> tuple[str, tuple[str, ...]]:
-    """Return name and wanted packages (sorted) of the build root that a recipe builds in."""
+    """Return name and wanted packages (sorted) of the build root that a recipe builds in.
+
+    A stack may name alternatives, ``libpcre3-dev | libpcre2-dev``; it covers a recipe that asks for one of them.
+    """
     stack = catalogue.debian.stacks[recipe.stack].packages
-    extra = sorted(set(recipe.build) - set(stack))
-    return "+".join([recipe.stack, *extra]), tuple(sorted({*stack, *extra}))
+    covered = {choice.strip() for want in stack for choice in want.split("|")}
+    extra = sorted({*recipe.build, *recipe.tools, *tools(recipe)} - {*stack, *covered})
+    name = "+".join([recipe.stack, *extra])
+    if len(name) > _LONGEST_ROOT:
+        name = f"{recipe.stack}+{recipe.name}"
+    return re.sub(r"\s*\|\s*", "-or-", name), tuple(sorted({*stack, *extra}))
+
+
+#: Characters in the name of a build root that tells its packages; others are called by their recipe.
+_LONGEST_ROOT = 80
 
 
 def store_name(text: str) -> str:
