@@ -4,7 +4,7 @@ JSON with one line for each pin, in a stable order, so that its diff reads as a 
 
     {
       "version": 2,
-      "platform": {"suite": "bookworm", "security": true, "updates": true, "repositories": []},
+      "platform": {"suite": "bookworm", "security": true, "updates": true},
       "unpacking": "..",                    stands for the rules by which packages are unpacked
       "sources": {                          upstream tarballs, by recipe
         "pgaudit": {"version": "1.7.0", "path": "pool/main/p/...", "size": .., "sha256": "..",
@@ -99,7 +99,7 @@ class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packages: tuple[str, ...]
 
 
-class SystemLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+class SystemLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
     """The pins of one system."""
 
     build: dict[str, Pin]
@@ -119,7 +119,7 @@ class RepositoryLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str
 
 
-class PlatformLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PlatformLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The Debian release that the pins were resolved in."""
 
     suite: str

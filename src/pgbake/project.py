@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pgbake.errors import ManifestError
+from pgbake.errors import LockError, ManifestError
 from pgbake.files import read_hint
 from pgbake.formats.system import SYSTEMS, System, host_system
 from pgbake.lock import LOCK_NAME, Lock, load_lock
@@ -91,9 +91,17 @@ class Project:
         """
         # Slow, and not every command wants one.
         from pgbake.bundle.merge import lower_bundle
-        from pgbake.requirements import requirements
+        from pgbake.requirements import platform_change, requirements
 
         required = requirements(self.manifest, self.catalogue, self.directory)
+        touched = platform_change(self.lock, self.manifest, self.catalogue, system)
+        if touched:
+            raise LockError(
+                f"the lock is of {self.lock.platform.suite}, and the manifest's platform is "
+                f"{self.manifest.platform.suite}: that is a step of its own, which touches all of the above",
+                hint="take it: `pgbake lock --update`; or write the old suite into [platform] again",
+                detail="\n".join(touched),
+            )
         self._check_names()
         required.check(self.lock, system)
         return lower_bundle(self.manifest, self.catalogue, self.lock, system)

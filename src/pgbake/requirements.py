@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -36,7 +37,7 @@ class SourceWant:
         """Return the form that stands in the lock, which changes when another source is meant."""
         source = self.source
         if source.debian:
-            return f"debian {source.debian} {self.suite}"
+            return f"debian {source.debian} {self.suite}" + (f" {self.version}" if self.version else "")
         if source.url:
             return f"url {self.url}" + (f" {source.sha256}" if source.sha256 else "")
         return f"path {source.path} {source.version}" if source.path else f"crate {source.crate} {source.version}"
@@ -117,6 +118,39 @@ class Requirements:
                             f"{name} has the licence {licence}, which the manifest forbids ({glob})",
                             hint=f"remove what needs {name}, or take {glob} out of `forbid` under [licences]",
                         )
+
+
+def platform_change(lock: Lock, manifest: Manifest, catalogue: Catalogue, system: System) -> list[str]:
+    """Return what a change of the platform touches, in lines for people; nothing where the suite stays.
+
+    :raises ManifestError: something that the manifest wants cannot be had on the new platform.
+    """
+    suite = manifest.platform.suite
+    if lock.platform.suite == suite:
+        return []
+    chosen = choices(manifest, catalogue)
+    built = [choice.key for choice in chosen if choice.source]
+    debs = [choice.extensions[0] for choice in chosen if choice.deb]
+    lines = [
+        f"platform: {lock.platform.suite} -> {suite}",
+        f"build roots: all are made anew, of {suite}'s compilers and headers",
+        f"built anew: {len(built)} packages: {', '.join(built)}",
+    ]
+    if debs:
+        lines.append(f"other packages: {', '.join(debs)} come as {suite} has them, perhaps in another version")
+    pins = lock.systems.get(system.name)
+    under = [f"{name} {pin.version}" for name, pin in (pins.runtime if pins else {}).items() if _sorts_text(name)]
+    if under:
+        lines.append(
+            f"indexes: {', '.join(under)} are replaced, so indexes over text may have to be rebuilt: "
+            "`pgbake status` names them when the new bundle runs"
+        )
+    return lines
+
+
+def _sorts_text(package: str) -> bool:
+    """Whether the order of text depends on a runtime package."""
+    return package == "libc6" or re.fullmatch(r"libicu\d+", package) is not None
 
 
 def requirements(manifest: Manifest, catalogue: Catalogue, directory: Path | None = None) -> Requirements:

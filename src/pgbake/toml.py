@@ -119,6 +119,8 @@ def _fields(kind: type[msgspec.Struct], parent: str) -> list[str]:
         name = _INDEX.sub("", part)
         types = [f.type for f in msgspec.structs.fields(kind) if f.encode_name == name]
         within = get_args(types[0]) if types and name != part else types
+        # of a union also what its lists hold
+        within = [*within, *(inner for kind in within for inner in get_args(kind))]
         match = [t for t in within if isinstance(t, type) and issubclass(t, msgspec.Struct)]
         if not match:
             return []

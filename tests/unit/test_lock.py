@@ -42,7 +42,7 @@ def test_a_pin_is_one_line_and_the_order_is_stable(lock: Lock) -> None:
     assert render_lock(turned) == text
     for name, pin in lock.systems["x86_64-linux"].runtime.items():
         assert sum(f'"{name}": {{' in line and pin.sha256 in line for line in text.splitlines()) == 1
-    assert text.startswith('{\n  "version": 1,\n  "platform": {"suite": "bookworm"')
+    assert text.startswith('{\n  "version": 2,\n  "platform": {"suite": "bookworm"')
 
 
 def test_the_examples_lock_is_as_it_would_be_written() -> None:
@@ -64,7 +64,7 @@ def test_every_difference_is_named(lock: Lock, manifest: Manifest, catalogue: Ca
     part = lock.systems[system.name]
     replace = msgspec.structs.replace
     root = replace(part.roots["core"], wants=part.roots["core"].wants[1:])
-    source = replace(lock.sources["plsh"], suite="sid")
+    source = replace(lock.sources["plsh"], wanted="debian postgresql-plsh sid")
 
     def other(**changes: object) -> Lock:
         return replace(lock, systems={system.name: replace(part, **changes)})
@@ -73,7 +73,7 @@ def test_every_difference_is_named(lock: Lock, manifest: Manifest, catalogue: Ca
         (replace(lock, platform=replace(lock.platform, security=True)), "another suite, or other pockets"),
         (replace(lock, systems={}), "no pins for x86_64-linux"),
         (replace(lock, sources={k: v for k, v in lock.sources.items() if k != "plsh"}), "does not pin plsh"),
-        (replace(lock, sources={**lock.sources, "plsh": source}), "in sid, not"),
+        (replace(lock, sources={**lock.sources, "plsh": source}), "sid, not debian postgresql-plsh bookworm"),
         (replace(lock, unpacking="0" * 16), "other rules for runtime packages"),
         (other(roots={**part.roots, "core": root}), "the build root core asks for other packages"),
         (other(runtime_wants=part.runtime_wants[1:]), part.runtime_wants[0]),

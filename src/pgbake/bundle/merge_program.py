@@ -780,7 +780,11 @@ class Merge:
             name = os.path.basename(file).removesuffix(".control")
             control = read_control(os.path.join(tree.usr, file))
             # Distributions have control files of output plugins, and some by a second name, without a script.
-            if "directory" not in control and not any(script.startswith(f"{name}--") for script in scripts):
+            if (
+                entry.get("origin") == "deb"
+                and "directory" not in control
+                and not any(script.startswith(f"{name}--") for script in scripts)
+            ):
                 continue
             module = os.path.basename(control.get("module_pathname", "")) + ".so"
             needs = entry["needs"].get(name) or entry["needs"].get("") or {"preload": None, "settings": {}}

@@ -30,6 +30,7 @@ def command(app: App, update: bool, check: bool, dry_run: bool, names: tuple[str
     Pins that nobody asks to move stay. NAME is a recipe, a runtime package, "runtime" (all of those)
     or "build" (all packages of the build roots).
     """
+    from pgbake.errors import LockError
     from pgbake.events import Notice
     from pgbake.formats.system import SYSTEMS
     from pgbake.lock import load_lock, save_lock
@@ -63,6 +64,13 @@ def command(app: App, update: bool, check: bool, dry_run: bool, names: tuple[str
     ):
         # What the other has pinned meanwhile is kept like any pin.
         previous = load_lock(project.lock_file) if project.lock_file.exists() else None
+        if previous and not (update and not names) and not dry_run:
+            suite = project.manifest.platform.suite
+            if previous.platform.suite != suite:
+                raise LockError(
+                    f"the lock is of {previous.platform.suite}, the manifest's platform is {suite}: every pin moves",
+                    hint="`pgbake plan` lists what that touches; take the step with `pgbake lock --update`",
+                )
         resolver = Resolver(
             project.manifest,
             project.directory,

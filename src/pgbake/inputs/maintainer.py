@@ -26,25 +26,31 @@ _GENERATED = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _HARMLESS_TOOLS = (
-    "dh_apparmor", "dh_icons", "dh_installcron", "dh_installdeb*", "dh_installdocs*", "dh_installinfo*", "dh_installinit*",
-    "dh_installmenu*", "dh_installman*", "dh_installmime*", "dh_installsystemd*", "dh_makeshlibs*",
+    "dh_apparmor", "dh_icons", "dh_installcron", "dh_installdeb*", "dh_installdocs*", "dh_installinfo*",
+    "dh_installinit*", "dh_installmenu*", "dh_installman*", "dh_installmime*", "dh_installsystemd*", "dh_makeshlibs*",
     "dh_pypy*", "dh_python*", "dh_strip*", "dh_systemd*", "dh_usrlocal*", "dh_link*", "pyversions*",
 )  # fmt: skip
 
-#: Lines that make nothing: the skeleton of a script, messages, questions to debconf, the end.
+#: What stands before a statement on its line: the pattern of a case, and words that a statement follows.
+_BEFORE = re.compile(r"""(\(?["'\w|*.? -]+["']?\)(?=\s|$))?\s*((if|elif|while|until|then|else|do|!|\{|\()\s+)*""")
+
+#: Statements that make nothing: the skeleton of a script, questions, messages, the end.
 _SKELETON = re.compile(
     r"""
-    (set\s+-\w+ | case\s.*\bin | esac | ;; | [\w|*\ -]+\)(\s*;;)? | \(?["'*]?[\w|"'*\ .-]*["'*]?\)(\s*;;)?
-    | (el)?if\s.* | then | else | fi | for\s.* | while\s.* | do | done | [{}]
-    | exit(\s+\S+)? | return(\s+\S+)? | true | : | shift | break
+    (set\s+-\w+ | case\s.*\bin | esac | then | else | fi | for\s.* | do | done | [{}()]
+    | exit(\s+\S+)? | return(\s+\S+)? | true | false | : | shift | break | continue | unset\s.*
     | (function\s+)?\w+\s*\(\)\s*\{? | local\s.* | (export\s+)?\w+=("[^"`$(]*"|'[^']*'|[^\s"'`$(]*|"?\$\{?\w+\}?"?)
-    | echo\s(?!.*>\s*[^&\s]).* | printf\s(?!.*>\s*[^&\s]).* | cat\s*<<.* | \#.*
-    | \.\s+/usr/share/debconf/confmodule | db_\w+.* | ldconfig
-    | dpkg-maintscript-helper\s.* | deb-systemd-\w+\s.* | update-rc\.d\s.* | invoke-rc\.d\s.* | dpkg-trigger\s.*
-    )(\s*\|\|\s*(true|:|exit\ \d|\{))?\s*;?(\s*;;)?
+    | (\[|\[\[|test|echo|printf|command\s+-v|which|type|getent|dpkg\s+--compare-versions|dpkg-query|grep\s+-\w*q\w*)\s.*
+    | cat\s*<<.* | \.\s+/usr/share/debconf/confmodule | db_\w+.* | ldconfig
+    | (dpkg-maintscript-helper|deb-systemd-\w+|update-rc\.d|invoke-rc\.d|dpkg-trigger)\s.*
+    )
     """,
     re.VERBOSE,
 )
+#: Output that goes into a file, and not to another stream or nowhere.
+_WRITES = re.compile(r">\s*(?!&|/dev/null\b)")
+#: Where one statement ends and another begins; text in quotes is passed over.
+_SEPARATOR = re.compile(r"""("(?:\\.|[^"\\])*"|'[^']*'|\$\([^)]*\)) | ;; | ; | && | \|\| """, re.VERBOSE)
 
 
 def undeclared(deb: Path, declared: Iterable[str]) -> list[str]:
@@ -100,7 +106,28 @@ def _statements(script: str) -> Iterator[str]:
         if heredoc is not None:
             heredoc = None if line == heredoc else heredoc
             continue
+        if line.startswith("#"):
+            continue
         if mark := re.search(r"<<-?\s*[\"']?(\w+)", line):
             heredoc = mark[1]
-        if line and not _SKELETON.fullmatch(line):
+        if any(not _makes_nothing(statement) for statement in _split(line)):
             yield line
+
+
+def _split(line: str) -> Iterator[str]:
+    """Split a line into its statements, without the words that stand before them."""
+    start = 0
+    ends = [found.span() for found in _SEPARATOR.finditer(line) if not found[1]]
+    for begin, end in (*ends, (len(line), len(line))):
+        statement = line[start:begin].strip()
+        while found := _BEFORE.match(statement):
+            if not found[0]:
+                break
+            statement = statement[found.end() :].strip()
+        if statement:
+            yield statement
+        start = end
+
+
+def _makes_nothing(statement: str) -> bool:
+    return bool(_SKELETON.fullmatch(statement)) and not _WRITES.search(statement)

@@ -15,6 +15,7 @@ UNPACKING_VERSION = 1
 Archive = str
 
 #: Relative, without an empty, ``.`` or ``..`` component: a pin never names a file outside its mirror.
+_ARCHIVE = r"^([a-z0-9][a-z0-9-]*|(https?|file)://\S+)\Z"
 _RELATIVE_PATH = r"^(?!\.{1,2}(/|\Z))[^/\x00]+(/(?!\.{1,2}(/|\Z))[^/\x00]+)*\Z"
 
 
@@ -33,7 +34,7 @@ class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     path: Annotated[str, msgspec.Meta(pattern=_RELATIVE_PATH)]
     size: Annotated[int, msgspec.Meta(ge=0)]
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-    archive: Annotated[Archive, msgspec.Meta(min_length=1)] = "debian"
+    archive: Annotated[Archive, msgspec.Meta(pattern=_ARCHIVE)] = "debian"
 
     @property
     def filename(self) -> str:

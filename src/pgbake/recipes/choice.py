@@ -148,9 +148,9 @@ def _no_source(name: str, recipe: Recipe | None, major: int, suite: str, version
     fits = sorted({major for source in recipe.sources for major in source.majors})
     platforms = sorted({platform for source in recipe.sources for platform in source.platforms})
     words = [f"PostgreSQL {', '.join(map(str, fits))}"] if fits else []
-    words += [f"on {', '.join(platforms)}"] if platforms else []
+    words += [f"the suite {', '.join(platforms)}"] if platforms else []
     return ManifestError(
-        f"{name} cannot be built for PostgreSQL {major} on {suite}: its recipe is for {' '.join(words)}",
+        f"{name} cannot be built for PostgreSQL {major} on {suite}: its recipe is for {' and '.join(words)}",
         hint=f"remove it, or write a recipe of your own: recipes/{recipe.name}.toml",
     )
 

@@ -188,7 +188,7 @@ def test_programs_are_copies_and_links_to_them_stay_relative(packages: Packages)
     ):
         elf = read_elf(str(out / program))
         assert elf and elf.needed[0] == "libpgbake-env.so" and not elf.runpath
-        assert elf.rpath == f"$ORIGIN{up}/lib/postgresql/15/lib:$ORIGIN{up}/lib/{TRIPLET}"
+        assert elf.rpath == f"$ORIGIN{up}/lib/postgresql/15/lib:$ORIGIN{up}/lib/{TRIPLET}:$ORIGIN{up}/lib"
 
 
 def test_an_extension_that_cannot_be_created_is_refused(packages: Packages, capsys: pytest.CaptureFixture[str]) -> None:
@@ -372,3 +372,125 @@ def test_a_truncated_library_is_one_clear_line(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         read_symbols(str(short))
     assert f"merge: {short} is a damaged ELF file" in capsys.readouterr().err
+
+
+class Needs:
+    """Packages with extensions, and what they want preloaded and set."""
+
+    def __init__(self, packages: Packages) -> None:
+        self.packages = packages
+
+    def add(
+        self,
+        name: str,
+        *,
+        asks: bool = False,
+        after: tuple[str, ...] = (),
+        requires: str = "",
+        older: bool = False,
+        many: bool = False,
+        version: str = "1",
+        **needs: dict[str, Any],
+    ) -> Path:
+        """Add a package with one extension and module; ``asks``: whether the server is starting."""
+        top = self.packages.add(name)
+        self.packages.packages[-1] |= {
+            "version": version, "receipt": True, "licence": "MIT", "source": {}, "origin": "source", "many": many,
+            "older": older, "after": after, "needs": {("" if key == "whole" else key): n for key, n in needs.items()},
+        }  # fmt: skip
+        directory = "usr/share/postgresql/15/extension"
+        control = f"default_version = '{version}'\nmodule_pathname = '$libdir/{name}'\nrequires = '{requires}'\n"
+        self.packages.write(top, f"{directory}/{name}.control", control)
+        self.packages.write(top, f"{directory}/{name}--{version}.sql", version)
+        symbol = "process_shared_preload_libraries_in_progress" if asks else "MyProcPid"
+        self.packages._compile(
+            top, f"usr/lib/postgresql/15/lib/{name}.so", f"extern int {symbol}; int f(void) {{ return {symbol}; }}",
+            "-shared", "-fPIC",
+        )  # fmt: skip
+        return top
+
+    def merge(self, *chosen: str) -> Merge:
+        merge = self.packages.merge()
+        merge.spec["extensions"] = list(chosen)
+        return merge
+
+
+@pytest.fixture
+def needs(packages: Packages) -> Needs:
+    return Needs(packages)
+
+
+def test_a_module_that_asks_is_preloaded_unless_the_recipe_knows_better(needs: Needs) -> None:
+    needs.add("asks", asks=True)
+    needs.add("plain")
+    needs.add("shy", asks=True, whole={"preload": [], "settings": {}})
+    needs.add("told", whole={"preload": ["told_worker"], "settings": {}})
+    needs.add("set", asks=True, whole={"preload": None, "settings": {"a.b": "c"}})
+    merge = needs.merge("plain", "shy", "set", "told", "asks")
+    assert merge.preload() == ["set", "told_worker", "asks"]
+    assert merge.settings() == {"a.b": "c"}
+    extensions = {extension["name"]: extension["preload"] for extension in merge.all_extensions()}
+    assert extensions == {"asks": ["asks"], "plain": [], "shy": [], "told": ["told_worker"], "set": ["set"]}
+
+
+def test_of_contrib_only_what_the_manifest_names_is_preloaded(needs: Needs) -> None:
+    word = {"preload": ["pg_prewarm"], "settings": {}}
+    needs.add(
+        "contrib", asks=True, many=True, pg_prewarm=word, auto_explain={"preload": ["auto_explain"], "settings": {}}
+    )
+    assert needs.merge("pg_prewarm").preload() == ["pg_prewarm"]
+    assert needs.merge().preload() == []
+
+
+def test_preloading_has_an_order_that_works(needs: Needs) -> None:
+    needs.add("kcache", asks=True, after=("statements",))
+    needs.add("user", asks=True, requires="base")
+    needs.add("base", asks=True)
+    needs.add("statements", asks=True)
+    assert needs.merge("kcache", "user", "statements", "base").preload() == ["statements", "kcache", "base", "user"]
+
+
+def test_two_that_must_each_come_after_the_other_are_preloaded_all_the_same(needs: Needs) -> None:
+    needs.add("a", asks=True, after=("b",))
+    needs.add("b", asks=True, after=("a",))
+    assert needs.merge("b", "a").preload() == ["b", "a"]
+
+
+def test_settings_that_contradict_each_other_are_an_error(needs: Needs, capsys: pytest.CaptureFixture[str]) -> None:
+    needs.add("a", whole={"preload": [], "settings": {"wal_level": "logical"}})
+    needs.add("b", whole={"preload": [], "settings": {"wal_level": "replica"}})
+    with pytest.raises(SystemExit):
+        needs.merge("a", "b").settings()
+    error = capsys.readouterr().err
+    assert "a wants the setting wal_level = 'logical' and b wants 'replica'; remove one" in error
+
+
+@pytest.mark.parametrize(("required", "where"), [("plperl", "`languages`"), ("cube", "`extensions`")])
+def test_what_an_extension_requires_must_be_there(
+    needs: Needs, capsys: pytest.CaptureFixture[str], required: str, where: str
+) -> None:
+    needs.add("mine", requires=f"mine_too, {required}")
+    needs.add("mine_too")
+    with pytest.raises(SystemExit):
+        needs.merge("mine").check_required()
+    assert f"the extension mine requires {required}, which the bundle does not hold; add it to {where}" in (
+        capsys.readouterr().err
+    )
+
+
+def test_of_an_older_version_only_what_the_newer_lacks_is_there(needs: Needs) -> None:
+    old = needs.add("thing@1", older=True)
+    new = needs.add("thing", version="2")
+    directory = "usr/share/postgresql/15/extension"
+    for name in (f"{directory}/thing--1.sql", f"{directory}/thing.control", "usr/lib/postgresql/15/lib/thing-1.so"):
+        needs.packages.write(old, name, "old")
+    needs.packages.write(new, f"{directory}/thing--1--2.sql", "update")
+    merge = needs.merge("thing")
+    merge.choose_runtime()
+    merge.check_extensions()
+    merge.merge_directories("", [(tree, tree.usr) for tree in merge.packages])
+    out = Path(merge.out)
+    assert (out / "lib/postgresql/15/lib/thing-1.so").read_text() == "old"
+    assert (out / "share/postgresql/15/extension/thing--1.sql").read_text() == "old"
+    assert "default_version = '2'" in (out / "share/postgresql/15/extension/thing.control").read_text()
+    assert [extension["name"] for extension in merge.all_extensions()] == ["thing"]

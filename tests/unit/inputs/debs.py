@@ -45,16 +45,20 @@ def special(name: str, kind: bytes) -> tuple[tarfile.TarInfo, bytes]:
     return info, b""
 
 
-def make_deb(path: Path, *members: tuple[tarfile.TarInfo, bytes], compression: str = ".xz") -> Path:
-    """Write a package with these members of its data archive."""
+def make_deb(
+    path: Path,
+    *members: tuple[tarfile.TarInfo, bytes],
+    compression: str = ".xz",
+    postinst: str = "touch /maintainer-script-was-run\n",
+) -> Path:
+    """Write a package with these members of its data archive, and a script of these lines."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for info, content in members:
             tar.addfile(info, io.BytesIO(content))
     control = io.BytesIO()
     with tarfile.open(fileobj=control, mode="w") as tar:
-        script = b"#!/bin/sh\ntouch /maintainer-script-was-run\n"
-        info, content = file("./postinst", script, 0o755)
+        info, content = file("./postinst", f"#!/bin/sh\n{postinst}".encode(), 0o755)
         tar.addfile(info, io.BytesIO(content))
     packed = COMPRESSIONS[compression](data.getvalue())
     write_ar(

@@ -33,7 +33,8 @@ def test_a_pin_survives_the_lock() -> None:
         {"sha256": "0" * 64 + "\n"},
         {"size": -1},
         {"version": ""},
-        {"archive": "elsewhere"},
+        {"archive": "Else where"},
+        {"archive": "ftp://example.org/files"},
         {"unknown": 1},
     ],
 )
