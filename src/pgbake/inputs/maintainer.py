@@ -82,7 +82,7 @@ def require_declared(debs: Mapping[str, Path], declared: Callable[[str], Iterabl
         names = sorted({line.partition(":")[0] for line in lines})
         raise InputError(
             f"the maintainer scripts of {', '.join(names)} make what nobody has declared, and no script is run",
-            hint="leave out what needs these packages, or declare each line: see `scripts` in the documents on recipes",
+            hint="leave out what needs these packages, or declare each line: under `scripts` in recipes/debian.toml",
             detail="\n".join(dict.fromkeys(lines)),
         )
 

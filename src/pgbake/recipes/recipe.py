@@ -36,6 +36,8 @@ from pgbake.toml import load_toml, wrong_value
 #: The catalogue that is shipped with pgbake.
 SHIPPED = Path(str(resources.files("pgbake") / "catalogue"))
 
+_DEBIAN = "debian.toml"
+
 #: Short names of what pgbake itself makes for a bundle.
 RESERVED = ("bundle", "locales", "support")
 
@@ -211,6 +213,13 @@ class Debian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     extra: Stack
 
 
+class OwnDebian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a user adds to that: ``recipes/debian.toml`` beside the manifest."""
+
+    stacks: dict[str, Stack] = {}
+    runtime: tuple[RuntimeRule, ...] = ()
+
+
 class Catalogue:
     """All recipes by name, and what is known of Debian."""
 
@@ -265,8 +274,14 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
     :raises ManifestError: a recipe is wrong; file, line and key are named.
     """
     files = sorted(SHIPPED.glob("recipes/*.toml"))
+    debian = load_toml(SHIPPED / _DEBIAN, Debian)
     if own is not None and own.is_dir():
-        files += sorted(own.glob("*.toml"))
+        files += sorted(file for file in own.glob("*.toml") if file.name != _DEBIAN)
+        if (own / _DEBIAN).exists():
+            added = load_toml(own / _DEBIAN, OwnDebian)
+            debian = msgspec.structs.replace(
+                debian, stacks={**debian.stacks, **added.stacks}, runtime=debian.runtime + added.runtime
+            )
     recipes: dict[str, Recipe] = {}
     for file in files:
         recipe = load_toml(file, Recipe)
@@ -276,7 +291,7 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
             raise wrong_value(file, "name", f'"{recipe.name}" is what pgbake calls a part of every bundle')
         _check_recipe(file, recipe)
         recipes[recipe.name] = recipe
-    return Catalogue(recipes, load_toml(SHIPPED / "debian.toml", Debian), own)
+    return Catalogue(recipes, debian, own)
 
 
 def _check_recipe(file: Path, recipe: Recipe) -> None:
