@@ -15,9 +15,9 @@ from pgbake.formats.derivation import Derivation, hash_modulo, with_outputs
 from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import SYSTEMS
 from pgbake.lock import Lock
-from pgbake.manifest import Manifest
+from pgbake.manifest import Manifest, Platform
 from pgbake.recipes.recipe import Catalogue
-from tests.synthetic import digest
+from tests.synthetic import digest, synthetic_lock
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -48,6 +48,49 @@ def test_paths_are_those_that_were_reviewed(manifest: Manifest, catalogue: Catal
         GOLDEN.mkdir(exist_ok=True)
         file.write_text(text)
     assert file.read_text() == text, "meant? PGBAKE_ACCEPT=1 .venv/bin/python -m pytest tests/unit/recipes"
+
+
+def whole_catalogue(catalogue: Catalogue, suite: str, major: int) -> Manifest:
+    """Return a manifest with every recipe that builds for a major version on a platform."""
+    names = [
+        name
+        for name, recipe in sorted(catalogue.recipes.items())
+        if name != "postgresql" and recipe.source_for(major, suite)
+    ]
+    parts = [name for name, recipe in sorted(catalogue.providers.items()) if recipe.name in names]
+    return Manifest("whole", major, (*names, *parts), platform=Platform(suite, tuple(SYSTEMS)))
+
+
+@pytest.mark.parametrize("major", [15, 17, 18])
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_paths_of_the_whole_catalogue_are_those_that_were_reviewed(
+    catalogue: Catalogue, suite: str, major: int
+) -> None:
+    """See the test above; here every recipe is covered, for each major version and platform that it builds on."""
+    manifest = whole_catalogue(catalogue, suite, major)
+    lock = synthetic_lock(manifest, catalogue)
+    text = "".join(
+        f"{system} {name} {derivation.path}\n"
+        for system in SYSTEMS
+        for name, derivation in sorted(lower(manifest, catalogue, lock, system).by_name().items())
+    )
+    file = GOLDEN / f"{suite}-{major}.txt"
+    if os.environ.get("PGBAKE_ACCEPT"):
+        file.write_text(text)
+    assert file.read_text() == text, "meant? PGBAKE_ACCEPT=1 .venv/bin/python -m pytest tests/unit/recipes"
+
+
+@pytest.mark.parametrize(("suite", "major"), [("bookworm", 15), ("trixie", 17), ("trixie", 18)])
+def test_a_changed_recipe_moves_its_own_paths_and_the_bundle(catalogue: Catalogue, suite: str, major: int) -> None:
+    manifest = whole_catalogue(catalogue, suite, major)
+    lock = synthetic_lock(manifest, catalogue)
+    before = lower(manifest, catalogue, lock)
+    names = [package.choice.name for package in before.packages if package.choice.name != "postgresql"]
+    assert names
+    for name in names:
+        recipe = msgspec.structs.replace(catalogue.recipes[name], make=("COPT=-g",), configure=("--with-change",))
+        other = Catalogue({**catalogue.recipes, name: recipe}, catalogue.debian)
+        assert changed(before, lower(manifest, other, lock)) == {name, "bundle"}
 
 
 def test_every_derivation_is_whole(manifest: Manifest, catalogue: Catalogue, lock: Lock) -> None:
