@@ -152,6 +152,26 @@ def is_cluster(data: Path, major: int) -> bool:
     return True
 
 
+def overridden(receipt: Receipt, settings: Mapping[str, str]) -> list[str]:
+    """Return what the manifest's settings take away from what extensions of the bundle need, in words.
+
+    :param settings: of the manifest; they win over the receipt's.
+    """
+    found = []
+    for name, value in receipt.settings.items():
+        if name in settings and settings[name] != value:
+            found.append(f"the manifest sets {name} = {settings[name]}, where extensions of the bundle need {value}")
+    if "shared_preload_libraries" in settings:
+        loaded = {library.strip(' "') for library in settings["shared_preload_libraries"].split(",")}
+        missing = [library for library in receipt.preload if library not in loaded]
+        if missing:
+            found.append(
+                f"the manifest's shared_preload_libraries lacks {', '.join(missing)}, without which extensions of the "
+                "bundle do not work"
+            )
+    return found
+
+
 def write_settings(data: Path, receipt: Receipt, port: int, settings: Mapping[str, str], user: int | None) -> None:
     """Write ``pgbake.conf``, which the cluster's ``postgresql.conf`` includes.
 

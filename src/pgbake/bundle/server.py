@@ -38,6 +38,7 @@ from pgbake.bundle.cluster import (
     await_ready,
     clear,
     is_cluster,
+    overridden,
     postmaster,
     remove_empty_pid_file,
     server_user,
@@ -218,6 +219,8 @@ class Servers:
         with task(report, str(data), "start", f"PostgreSQL {receipt.postgresql.version} on port {port}"):
             if not is_cluster(data, receipt.postgresql.major):
                 self._initdb(data, bundle, receipt, user, lock)
+            for conflict in overridden(receipt, settings):
+                report(Notice("warning", conflict))
             write_settings(data, receipt, port, settings, user)
             self.store.link_root(self._file(data, "bundle"), bundle)
             write_whole(registered, msgspec.json.encode(Registered(str(data), str(bundle), port)))
