@@ -38,6 +38,8 @@ class SourceWant:
         source = self.source
         if source.debian:
             return f"debian {source.debian} {self.suite}" + (f" {self.version}" if self.version else "")
+        if source.pool:
+            return f"pool {source.pool} {source.sha256}"
         if source.url:
             return f"url {self.url}" + (f" {source.sha256}" if source.sha256 else "")
         return f"path {source.path} {source.version}" if source.path else f"crate {source.crate} {source.version}"

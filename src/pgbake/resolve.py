@@ -164,14 +164,18 @@ class Resolver:
         roots: dict[str, AptRoot] = {}
         for key, want in sorted(self._required.sources.items()):
             old = self._previous.sources.get(key) if self._previous else None
-            if want.source.path:
+            source = want.source
+            if source.path:
                 pins[key] = self._user_source(want)
             elif old and old.wanted == str(want) and not self._moves(key):
                 pins[key] = old
-            elif want.source.debian:
+            elif source.pool:
+                pin = Pin(source.version or "", source.pool, source.size or 0, source.sha256 or "")
+                pins[key] = _source_pin(pin, want)
+            elif source.debian:
                 pins[key] = self._debian_source(want, roots)
             else:
-                pin = pin_url(want.url, want.source.version or "", self._downloads, self._report, want.source.sha256)
+                pin = pin_url(want.url, source.version or "", self._downloads, self._report, source.sha256)
                 pins[key] = _source_pin(pin, want)
         return pins
 

@@ -45,26 +45,30 @@ Builder = Literal["postgresql", "pgxs", "make", "autotools", "cmake", "meson", "
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a recipe's upstream tarball is pinned from: just one of the first four.
+    """Where a recipe's upstream tarball is pinned from: just one of the first five.
 
     :param debian: a Debian source package, whose signed index names the upstream tarball.
+    :param pool: the tarball's path in Debian's archive, for one that no suite's index names any more; ``version``,
+        ``sha256`` and ``size`` in bytes belong to it.
     :param url: the tarball's URL; the lock pins what is there when it is made.
     :param path: a directory with the sources, relative to the recipe's own.
     :param crate: a crate of the registry that cargo is configured with.
     :param suite: of ``debian``: the suite to look in; None means the platform's.
     :param version: of the others: the upstream version.
-    :param sha256: of ``url``: what the tarball must have, in hexadecimal.
+    :param sha256: of ``url`` and ``pool``: what the tarball must have, in hexadecimal.
     :param majors: PostgreSQL's major versions that it builds for; empty means all.
     :param platforms: suites that it builds on; empty means all.
     """
 
     debian: str | None = None
+    pool: str | None = None
     url: str | None = None
     path: str | None = None
     crate: str | None = None
     suite: str | None = None
     version: str | None = None
     sha256: str | None = None
+    size: int | None = None
     majors: tuple[int, ...] = ()
     platforms: tuple[str, ...] = ()
 
@@ -294,6 +298,9 @@ def load_catalogue(own: Path | None = None) -> Catalogue:
     return Catalogue(recipes, debian, own)
 
 
+_PLACES = ("debian", "pool", "url", "path", "crate")
+
+
 def _check_recipe(file: Path, recipe: Recipe) -> None:
     """Check what types alone do not tell."""
     if recipe.builder and not recipe.sources:
@@ -304,11 +311,13 @@ def _check_recipe(file: Path, recipe: Recipe) -> None:
     if not recipe.builder and not recipe.deb:
         raise wrong_value(file, "name", "neither a builder nor a Debian package", 'add builder = "pgxs", or deb = ...')
     for source in recipe.sources:
-        kinds = [kind for kind in ("debian", "url", "path", "crate") if getattr(source, kind)]
+        kinds = [kind for kind in _PLACES if getattr(source, kind)]
         if len(kinds) != 1:
             raise wrong_value(
-                file, "source", f"it names {' and '.join(kinds) or 'no place'}", "name one of debian, url, path, crate"
+                file, "source", f"it names {' and '.join(kinds) or 'no place'}", f"name one of {', '.join(_PLACES)}"
             )
+        if source.pool and (source.sha256 is None or source.size is None):
+            raise wrong_value(file, "pool", "a file of Debian's pool needs its sha256 and size", value=source.pool)
         if source.version is None and not source.debian:
             raise wrong_value(file, "source", "it has no version", 'add version = "..."')
     for name, provided in recipe.provides.items():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from pgbake.errors import HostError, InputError
 from pgbake.events import silent
-from pgbake.inputs.apt import AptRoot, Suite
+from pgbake.inputs.apt import AptRoot, Assumed, Suite
 from pgbake.inputs.buildroot import make_build_root
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
@@ -156,7 +157,7 @@ def test_control(tmp_path: Path, repository: Repository) -> None:
     assert (control["Section"], control["Depends"]) == ("misc", "libdep1 (>= 1), virtual-thing")
 
 
-@pytest.mark.parametrize("name", ["nothing", "app-", "app+", "ap*", "--simulate", "a", "", "app=1", "app/bookworm"])
+@pytest.mark.parametrize("name", ["nothing", "app-", "app+", "ap*", "--simulate", "a", "", "app/bookworm", "--x=1"])
 def test_unknown_names_never_reach_apt(tmp_path: Path, repository: Repository, name: str) -> None:
     repository.publish()
     root = apt_root(tmp_path, repository)
@@ -164,6 +165,57 @@ def test_unknown_names_never_reach_apt(tmp_path: Path, repository: Repository, n
         root.resolve(["libdep1", name])
     with pytest.raises(InputError, match="there is no package"):
         root.control(name)
+
+
+def test_alternatives_and_versions_are_what_a_depends_field_has(tmp_path: Path, repository: Repository) -> None:
+    repository.publish()
+    root = apt_root(tmp_path, repository)
+    assert root.resolve(["nothing | libdep1"]).keys() == root.resolve(["libdep1"]).keys()
+    version = root.control("libdep1")["Version"]
+    assert root.resolve([f"libdep1={version[0]}*"])["libdep1"].version == version
+    with pytest.raises(InputError, match="cannot install together: libdep1=99"):
+        root.resolve(["libdep1=99*"])
+    with pytest.raises(InputError, match="there is no package nothing"):
+        root.resolve(["nothing | nobody"])
+
+
+def test_what_is_assumed_is_left_out_with_all_that_it_needs(tmp_path: Path, repository: Repository) -> None:
+    repository.add("postgresql-15", Depends="libdep1")
+    repository.add("postgresql-15-hll", Depends="postgresql-15 (>= 15.2), postgresql-contrib-15")
+    repository.publish()
+    root = apt_root(tmp_path, repository)
+    assumed = [Assumed("postgresql-15", "15.99", ("postgresql-contrib-15",))]
+    assert root.resolve(["postgresql-15-hll"], assumed).keys() == {"postgresql-15-hll"}
+    assert root.packages("postgresql-15-").keys() == {"postgresql-15-hll"}
+    with pytest.raises(InputError, match="cannot install together"):
+        root.resolve(["postgresql-15-hll"])
+
+
+def test_a_repository_adds_and_replaces_nothing(tmp_path: Path, repository: Repository) -> None:
+    keys = Keys.make(tmp_path)
+    try:
+        (tmp_path / "other").mkdir()
+        other = Repository(tmp_path / "other", keys, suite="extras")
+        other.add("libdep1", "99.0-1")
+        other.add("postgresql-15-hll", "2.0-1", Depends="libdep1, libextra1")
+        other.add("libextra1")
+        other.publish()
+        repository.add("postgresql-15-hll", "1.0-1")
+        repository.publish()
+        root = apt_root(tmp_path, repository)
+        mirrors = dataclasses.replace(root.mirrors, repositories=(("extras", other.url),))
+        suites = (*root.suites, Suite("extras", "extras", ("main",), keys.keyring))
+        both = dataclasses.replace(root, suites=suites, mirrors=mirrors)
+        pins = both.resolve(["postgresql-15-hll"])
+        assert pins["postgresql-15-hll"].version == "2.0-1" and pins["postgresql-15-hll"].archive == "extras"
+        assert pins["libextra1"].archive == "extras"
+        assert pins["libdep1"].version == root.resolve(["libdep1"])["libdep1"].version != "99.0-1"
+        stranger = dataclasses.replace(both, suites=(*root.suites, Suite("extras", "extras", ("main",), root.keyring)))
+        with pytest.raises(InputError, match="no mirror gave a usable index of extras") as caught:
+            stranger.resolve(["postgresql-15-hll"])
+        assert "the key that signs this repository?" in (caught.value.hint or "")
+    finally:
+        keys.close()
 
 
 def test_virtual_packages_name_their_providers(tmp_path: Path, repository: Repository) -> None:
@@ -371,7 +423,7 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from pgbake.errors import HostError
-from pgbake.inputs.apt import AptRoot, Suite
+from pgbake.inputs.apt import AptRoot, Assumed, Suite
 from pgbake.inputs.mirrors import Mirrors
 cache, base, keyring = sys.argv[1:]
 root = AptRoot(Path(cache), (Suite("bookworm"),), "amd64", Mirrors((base,)), Path(keyring))
