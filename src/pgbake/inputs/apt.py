@@ -196,6 +196,15 @@ class AptRoot:
 
         return dict(sorted((stanza["Package"], dict(stanza)) for stanza in Deb822.iter_paragraphs(shown)))
 
+    def versions(self, name: str) -> dict[str, str]:
+        """Return the versions of a package that the suites have, the newest first, each with the suite that has it."""
+        found: dict[str, str] = {}
+        for line in self._query("apt-cache", "madison", "--", name, check=False).stdout.splitlines():
+            _, version, place = (part.strip() for part in line.split("|", 2))
+            if place.endswith(" Packages"):
+                found.setdefault(version, place.split()[1].partition("/")[0])
+        return found
+
     @property
     def age(self) -> float:
         """Seconds since the last update that succeeded; infinite where there was none."""

@@ -1,0 +1,7 @@
+"""``pgbake info``."""
+import click
+
+
+@click.command("info")
+def command() -> None:
+    """Not yet."""

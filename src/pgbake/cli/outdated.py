@@ -1,0 +1,7 @@
+"""``pgbake outdated``."""
+import click
+
+
+@click.command("outdated")
+def command() -> None:
+    """Not yet."""
