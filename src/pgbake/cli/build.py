@@ -75,7 +75,7 @@ def command(
     if anything does. The store stays as it is.
     """
     from pgbake.build.engine import BuildOptions
-    from pgbake.cli.goals import choose, realise_goals, rebuild_packages
+    from pgbake.cli.goals import check_bundle, choose, realise_goals, rebuild_packages
 
     target = app.project.system(system)
     bundle = app.project.bundle(target)
@@ -91,6 +91,8 @@ def command(
         show_plan_of(app, bundle, wanted, as_json, substitute=not no_substitute)
         return
     plan = realise_goals(app, bundle.graph, wanted, target, cores, options, substitute=not no_substitute)
+    if not names:
+        check_bundle(app, bundle)
     if not names and not no_link:
         app.store.link_root(out_link or app.directory / "result", bundle.path)
     paths = {name: goal.outputs["out"].path for name, goal in goals.items()}

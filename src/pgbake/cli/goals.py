@@ -165,7 +165,19 @@ def built_bundle(app: App) -> Bundle:
     system = host_system()
     bundle = app.project.bundle(system)
     realise_goals(app, bundle.graph, [bundle.derivation.path], system)
+    check_bundle(app, bundle)
     return bundle
+
+
+def check_bundle(app: App, bundle: Bundle) -> None:
+    """Check a built bundle's closure: that it refers to nothing of a build, and keeps the manifest's budget.
+
+    :raises BuildError: it does not.
+    """
+    from pgbake.bundle.check import check_budget, check_references
+
+    check_references(app.store, bundle)
+    check_budget(app.store, bundle, app.project.manifest.closure_budget)
 
 
 def require_built(app: App) -> Bundle:

@@ -1,4 +1,5 @@
 """``pgbake outdated``."""
+
 import click
 
 

@@ -11,6 +11,7 @@ from pgbake.cli.app import App, json_option, pass_app
 
 if TYPE_CHECKING:
     from pgbake.available import Packaged
+    from pgbake.inputs.apt import AptRoot
     from pgbake.manifest import Platform
     from pgbake.recipes.recipe import Catalogue
 
@@ -78,6 +79,7 @@ class Places:
     major: int
     platform: Platform
     packages: dict[str, Packaged] | None
+    root: AptRoot | None = None
 
     @property
     def title(self) -> str:
@@ -109,7 +111,7 @@ def find_places(app: App, major: int | None = None, suite: str | None = None, of
     known = not suite or suite == platform.suite
     if suite and not known:
         platform = msgspec.structs.replace(platform, suite=suite, repository=())
-    packages = None
+    packages, root = None, None
     try:
         mirrors = app.project.mirrors if app.has_project else host_mirrors(platform.suite)
         with app.reporting() as report:
@@ -124,7 +126,7 @@ def find_places(app: App, major: int | None = None, suite: str | None = None, of
     else:
         if packages is None:
             app.note("warning: Debian's packages are left out: no index was fetched yet")
-    return Places(catalogue, major, platform, packages)
+    return Places(catalogue, major, platform, packages, root if packages is not None else None)
 
 
 def listed(places: Places, everything: bool = False) -> list[dict[str, Any]]:
