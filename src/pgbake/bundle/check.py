@@ -11,7 +11,7 @@ from pgbake.store.closure import closure_sizes, shortest_way
 from pgbake.store.local import LocalStore
 
 #: Names of paths that only builds need, whoever made them.
-_COMPILERS = re.compile(r"(gcc|g\+\+|cpp|clang|llvm|rustc|cargo|binutils)-\d.*|(rustc|cargo|clang|gcc|g\+\+|make)-.*")
+_COMPILERS = re.compile(r"(gcc|g\+\+|cpp|clang|llvm|rustc|cargo|binutils)-\d.*|(rustc|cargo|clang|gcc|g\+\+)-.*")
 #: These belong to the runtime all the same: gcc's own libraries have their licences there.
 _RUNTIME = re.compile(r"gcc-\d+-base-.*")
 
@@ -23,11 +23,9 @@ def check_references(store: LocalStore, bundle: Bundle) -> None:
 
     :raises BuildError: it does; the way is named.
     """
+    kinds = {"root": "the build root", "source": "the source"}
     forbidden = {
-        path: f"the build root {item.name}" for path, item in bundle.graph.inputs.items() if item.kind == "root"
-    }
-    forbidden |= {
-        path: f"the source of {item.name}" for path, item in bundle.graph.inputs.items() if item.kind == "source"
+        path: f"{kinds[item.kind]} {item.name}" for path, item in bundle.graph.inputs.items() if item.kind in kinds
     }
     for derivation in bundle.graph.derivations.values():
         if "dev" in derivation.output_paths:

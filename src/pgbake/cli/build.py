@@ -75,7 +75,8 @@ def command(
     if anything does. The store stays as it is.
     """
     from pgbake.build.engine import BuildOptions
-    from pgbake.cli.goals import check_bundle, choose, realise_goals, rebuild_packages
+    from pgbake.bundle.check import check_budget, check_references
+    from pgbake.cli.goals import choose, realise_goals, rebuild_packages
 
     target = app.project.system(system)
     bundle = app.project.bundle(target)
@@ -92,7 +93,8 @@ def command(
         return
     plan = realise_goals(app, bundle.graph, wanted, target, cores, options, substitute=not no_substitute)
     if not names:
-        check_bundle(app, bundle)
+        check_references(app.store, bundle)
+        check_budget(app.store, bundle, app.project.manifest.closure_budget)
     if not names and not no_link:
         app.store.link_root(out_link or app.directory / "result", bundle.path)
     paths = {name: goal.outputs["out"].path for name, goal in goals.items()}
