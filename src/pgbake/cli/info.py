@@ -163,8 +163,8 @@ def _locked(app: App, name: str, recipe: Recipe | None, deb: Packaged | None) ->
 
 
 def _built_contents(app: App, name: str, recipe: Recipe | None) -> Contents | None:
-    """Return what the receipt of the built bundle tells."""
-    from pgbake.bundle.contents import Contents
+    """Return what the receipt of the built bundle tells, or the package where that alone is built."""
+    from pgbake.bundle.contents import Contents, read_contents
     from pgbake.bundle.receipt import read_receipt
     from pgbake.errors import PgbakeError
     from pgbake.formats.system import host_system
@@ -174,7 +174,11 @@ def _built_contents(app: App, name: str, recipe: Recipe | None) -> Contents | No
     try:
         bundle = app.project.bundle(host_system())
         if not app.store.valid([bundle.path]):
-            return None
+            derivation = bundle.by_name().get(recipe.name if recipe else name)
+            out = derivation.output_paths["out"] if derivation else None
+            if out is None or not app.store.valid([out]):
+                return None
+            return read_contents(app.store.physical(out), app.project.manifest.postgresql)
         receipt = read_receipt(app.store.physical(bundle.path))
     except PgbakeError:
         return None  # not locked, or another pgbake's

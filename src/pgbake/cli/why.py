@@ -39,13 +39,13 @@ def command(app: App, name: str, as_json: bool) -> None:
 
     bundle = require_built(app)
     closure = app.store.closure([bundle.path])
-    targets = _targets(app, name, closure)
+    targets = _targets(app, name, closure, bundle.path)
     if not targets:
         raise _unknown(app, name, closure)
     answers = []
     for target in targets:
         way = shortest_way(app.store, bundle.path, target)
-        needs = library_needs(app.store, list(closure), target)
+        needs = library_needs(app.store, list(closure), target) if target != bundle.path else {}
         referrers = sorted(
             (path for path, info in closure.items() if target in info.references and path != target),
             key=lambda path: path.name,
@@ -73,8 +73,11 @@ def command(app: App, name: str, as_json: bool) -> None:
         app.say_json(answers)
 
 
-def _targets(app: App, name: str, closure: Iterable[StorePath]) -> list[StorePath]:
-    """Return the paths of a closure that a name means: itself, one that it lies in, by name, or by a file's name."""
+def _targets(app: App, name: str, closure: Iterable[StorePath], bundle: StorePath) -> list[StorePath]:
+    """Return the paths of a closure that a name means: itself, one that it lies in, by name, or by a file's name.
+
+    :param bundle: it holds links to all of the others' files, so it is meant where no other is.
+    """
     from pgbake.formats.storepath import STORE_DIR
 
     if "/" in name:
@@ -85,11 +88,12 @@ def _targets(app: App, name: str, closure: Iterable[StorePath]) -> list[StorePat
         return [path for path in closure if place == str(path) or place.startswith(f"{path}/")]
     exact = [path for path in closure if name in (path.name, str(path).rpartition("/")[2])]
     named = exact or [path for path in closure if name in path.name]
-    return named or [path for path in closure if _holds(app.store.physical(path), name)]
+    holding = named or [path for path in closure if _holds(app.store.physical(path), name)]
+    return [path for path in holding if named or path != bundle] or holding
 
 
 def _holds(top: Path, file: str) -> bool:
-    """Whether a file of that name lies below a directory; links, as a bundle is made of, count as well."""
+    """Whether a file or link of that name lies below a directory."""
     from pgbake.bundle.merge_program import files_below
 
     return any(path.rpartition("/")[2] == file for path in files_below(str(top)))
