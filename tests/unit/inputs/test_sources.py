@@ -33,7 +33,7 @@ def below(top: str) -> dict[str, str]:
 def test_a_tarball(tmp_path: Path, suffix: str) -> None:
     name = f"foo-1.2.tar.{suffix}"
     tree = read_tarball(tarball(tmp_path / "x", below("foo-1.2"), f"w:{suffix}"), name)
-    assert (tree.label, tree.names) == ("foo-1.2", set(FILES))
+    assert (tree.label, tree.names) == ("foo-1.2", frozenset(FILES))
     assert tree.texts == {name: text for name, text in FILES.items() if not name.startswith("doc/")}
 
 
@@ -61,7 +61,7 @@ def test_a_directory_is_read_as_a_tarball_is(tmp_path: Path) -> None:
     (tmp_path / "foo/link.c").symlink_to(secret)
     os.mkfifo(tmp_path / "foo/pipe.c")
     tree = read_directory(tmp_path / "foo")
-    assert (tree.label, tree.names) == ("foo", set(FILES)) and "link.c" not in tree.texts
+    assert (tree.label, tree.names) == ("foo", frozenset(FILES)) and "link.c" not in tree.texts
 
 
 @pytest.mark.parametrize("name", ["../evil.c", "/etc/evil.c", "foo/../../evil.c"])
@@ -80,7 +80,7 @@ def test_links_and_devices_of_a_tarball_are_not_followed(tmp_path: Path) -> None
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
     tree = read_tarball(tmp_path / "x", "foo.tar")
-    assert (tree.names, tree.texts) == ({"a.c", "b.c", "c.c"}, {})
+    assert tree.names == {"a.c", "b.c", "c.c"} and not tree.texts
 
 
 @pytest.mark.parametrize(
