@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +111,9 @@ def _unknown(app: App, name: str, closure: Iterable[StorePath]) -> ManifestError
             f"{name} is part of the build root {roots[0]}, and no part of the bundle",
             hint="`pgbake size` lists what the bundle needs",
         )
-    near = difflib.get_close_matches(name, [path.name for path in closure], 3, cutoff=0.5)
+    # By name, and by name without version: who mistypes one seldom types the other.
+    names = {path.name for path in closure} | {re.split(r"-\d", path.name)[0] for path in closure}
+    near = difflib.get_close_matches(name, names, 3)
     return ManifestError(
         f'nothing in the bundle is called "{name}"',
         hint=f"did you mean {' or '.join(near)}?" if near else "`pgbake size` lists what the bundle needs",
