@@ -50,6 +50,7 @@ from typing import Literal
 import msgspec
 
 from pgbake.formats.system import SYSTEMS
+from pgbake.quantities import SIZE_FORM, parse_size
 from pgbake.toml import load_toml, wrong_value
 from pgbake.trust import CacheSetting, TrustSetting, check_settings
 
@@ -127,6 +128,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: tuple[CacheSetting, ...] = ()
     trust: TrustSetting = TrustSetting()
 
+    @property
+    def closure_budget(self) -> int | None:
+        """Bytes that the closure of the bundle may have; None: any."""
+        return parse_size(self.max_closure) if self.max_closure is not None else None
+
 
 def load_manifest(file: Path) -> Manifest:
     """Read and check a manifest.
@@ -165,6 +171,8 @@ def load_manifest(file: Path) -> Manifest:
         raise wrong_value(
             file, "postgresql", f"{manifest.postgresql} is no major version of PostgreSQL", "use 15, 17 or 18"
         )
+    if manifest.max_closure is not None and not manifest.closure_budget:
+        raise wrong_value(file, "max_closure", f'"{manifest.max_closure}" is no size', SIZE_FORM)
     _check_repositories(file, manifest.platform.repository)
     check_settings(file, manifest.cache, manifest.trust)
     return manifest

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from pgbake.available import platform_suites, unknown_extension, unknown_version
 from pgbake.errors import InputError, ManifestError
 from pgbake.events import Sink, task
 from pgbake.files import write_whole
@@ -203,16 +204,7 @@ class Resolver:
         return msgspec.structs.replace(_source_pin(pin, want), tree=digest)
 
     def _suites(self) -> tuple[Suite, ...]:
-        platform = self._required.platform
-        suites = [Suite(platform.suite)]
-        if platform.updates:
-            suites.append(Suite(f"{platform.suite}-updates"))
-        if platform.security:
-            suites.append(Suite(f"{platform.suite}-security", "security"))
-        for repository in self._manifest.platform.repository:
-            key = (self._directory / repository.key).resolve()
-            suites.append(Suite(repository.suite, repository.name, repository.components, key))
-        return tuple(suites)
+        return platform_suites(self._manifest.platform, self._directory)
 
     def _apt(self, suites: tuple[Suite, ...], architecture: str) -> AptRoot:
         root = AptRoot(self._cache / "apt", suites, architecture, self._mirrors)
@@ -260,6 +252,7 @@ class Resolver:
             return old.runtime, old.debs
         # Where extensions are added and nothing else, what libraries the headers bring is known from before.
         added = old is not None and same and not touched and wants >= set(old.deb_wants)
+        self._check_extensions(apt.root, wants - set(old.deb_wants) if old else wants)
         fresh = self._runtime_packages(apt.root, tuple(old.runtime) if old and added else None)
 
         def keep(pins: Mapping[str, Pin], before: Mapping[str, Pin], whole: str) -> dict[str, Pin]:
@@ -274,6 +267,25 @@ class Resolver:
             if "=" in want and old and want not in old.deb_wants:
                 kept |= {name: debs[name] for name in deb_names(want) if name in debs}
         return keep(runtime, old.runtime if old else {}, "runtime"), kept
+
+    def _check_extensions(self, apt: AptRoot, wants: Iterable[str]) -> None:
+        """Check that there are Debian packages of the names, and of the versions, that extensions are wanted by.
+
+        :raises InputError: there are not; near names, or the versions that there are, are offered.
+        """
+        prefix = f"postgresql-{self._major}-"
+        new = [want for want in wants if all(name.startswith(prefix) for name in deb_names(want))]
+        known = apt.packages(prefix) if new else {}
+        suite = self._required.platform.suite
+        for want in new:
+            extension = self._required.debs[want]
+            package = next((name for name in deb_names(want) if name in known), None)
+            if package is None:
+                raise unknown_extension(extension, self._major, suite, self._catalogue, known)
+            version = want.partition("=")[2].partition("|")[0].strip().removesuffix("*")
+            versions = apt.versions(package) if version else {}
+            if version and not any(has.startswith(version) for has in versions):
+                raise unknown_version(extension, package, version, suite, versions)
 
     @property
     def _unpacks_alike(self) -> bool:

@@ -75,6 +75,7 @@ def command(
     if anything does. The store stays as it is.
     """
     from pgbake.build.engine import BuildOptions
+    from pgbake.bundle.check import check_budget, check_references
     from pgbake.cli.goals import choose, realise_goals, rebuild_packages
 
     target = app.project.system(system)
@@ -91,6 +92,9 @@ def command(
         show_plan_of(app, bundle, wanted, as_json, substitute=not no_substitute)
         return
     plan = realise_goals(app, bundle.graph, wanted, target, cores, options, substitute=not no_substitute)
+    if not names:
+        check_references(app.store, bundle)
+        check_budget(app.store, bundle, app.project.manifest.closure_budget)
     if not names and not no_link:
         app.store.link_root(out_link or app.directory / "result", bundle.path)
     paths = {name: goal.outputs["out"].path for name, goal in goals.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
 from pgbake.build.plan import Plan, make_plan, missing_inputs
+from pgbake.bundle.check import check_references
 from pgbake.bundle.merge import Bundle
 from pgbake.cli.app import App
 from pgbake.errors import HostError, ManifestError
@@ -165,6 +166,7 @@ def built_bundle(app: App) -> Bundle:
     system = host_system()
     bundle = app.project.bundle(system)
     realise_goals(app, bundle.graph, [bundle.derivation.path], system)
+    check_references(app.store, bundle)
     return bundle
 
 

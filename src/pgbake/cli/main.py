@@ -22,7 +22,11 @@ COMMANDS = {
     "Manifest and lock": {
         "init": "Write a manifest to start from.",
         "search": "List the extensions that a manifest may name.",
+        "info": "Show what is known of an extension.",
+        "add": "Add extensions to the manifest, and pin them.",
+        "remove": "Remove extensions from the manifest.",
         "lock": "Pin every outside input of the manifest.",
+        "outdated": "Show which pins have newer versions.",
     },
     "Packages and the bundle": {
         "plan": "Show what a build would fetch and build, and why.",

@@ -1,14 +1,10 @@
-"""Ages and sizes as users type them: ``7d``, ``12h``, ``5G``, ``1.5GiB``."""
+"""Ages and sizes as types of options: ``7d``, ``12h``, ``5G``, ``1.5GiB``."""
 
 from __future__ import annotations
 
-import re
-
 import click
 
-_DURATION = re.compile(r"([0-9]+)([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT])(I?)B?|B)?", re.IGNORECASE)
+from pgbake.quantities import DURATION_FORM, SIZE_FORM, parse_duration, parse_size
 
 
 class _Duration(click.ParamType[float]):
@@ -18,11 +14,10 @@ class _Duration(click.ParamType[float]):
         """Return seconds."""
         if isinstance(value, int | float):
             return float(value)
-        if match := _DURATION.fullmatch(str(value)):
-            return float(int(match[1]) * _SECONDS[match[2]])
-        raise click.BadParameter(
-            f"{value!r} is no age; write a whole number and s, m, h, d or w: 12h, 7d, 2w", ctx, param
-        )
+        seconds = parse_duration(str(value))
+        if seconds is None:
+            raise click.BadParameter(f"{value!r} is no age; {DURATION_FORM}", ctx, param)
+        return seconds
 
 
 class _Size(click.ParamType[int]):
@@ -32,10 +27,10 @@ class _Size(click.ParamType[int]):
         """Return bytes."""
         if isinstance(value, int):
             return value
-        if match := _SIZE.fullmatch(str(value)):
-            base = 1024 if match[3] else 1000
-            return int(float(match[1]) * base ** (" KMGT".index((match[2] or " ").upper())))
-        raise click.BadParameter(f"{value!r} is no size; write a number and a unit: 500MB, 5G, 1.5GiB", ctx, param)
+        size = parse_size(str(value))
+        if size is None:
+            raise click.BadParameter(f"{value!r} is no size; {SIZE_FORM}", ctx, param)
+        return size
 
 
 #: Types of options: a whole number with a unit, in seconds; a number with a unit, in bytes.

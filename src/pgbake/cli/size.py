@@ -27,6 +27,8 @@ def command(app: App, top: int | None, maximum: int | None, as_json: bool) -> No
 
     Sizes are those of the NAR: what the path holds, not what blocks it takes. "alone" is what would go if
     nothing referred to the path: its own size and that of all that only it brings.
+
+    Without --max, the budget is `max_closure` of the manifest, which is shown; only --max makes this command fail.
     """
     from pgbake.cli.goals import require_built
     from pgbake.store.closure import closure_sizes
@@ -34,11 +36,13 @@ def command(app: App, top: int | None, maximum: int | None, as_json: bool) -> No
     bundle = require_built(app)
     sizes = closure_sizes(app.store, bundle.path)
     total = sum(item.size for item in sizes)
+    budget = maximum or app.project.manifest.closure_budget
     if as_json:
         app.say_json(
             {
                 "path": str(bundle.path),
                 "closure": total,
+                "budget": budget,
                 "paths": [
                     {
                         "path": str(item.path),
@@ -51,7 +55,8 @@ def command(app: App, top: int | None, maximum: int | None, as_json: bool) -> No
             }
         )
     else:
-        app.say(f"{human_size(total)} in {len(sizes)} paths: {bundle.path}")
+        of = f" of {human_size(budget)}" if budget else ""
+        app.say(f"{human_size(total)}{of} in {len(sizes)} paths: {bundle.path}")
         app.say(f"{'size':>9}  {'alone':>9}  path, and who brings it")
         for item in sizes[:top]:
             brought = ", ".join(path.name for path in item.brought_by[:3])

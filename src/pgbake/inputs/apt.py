@@ -196,6 +196,19 @@ class AptRoot:
 
         return dict(sorted((stanza["Package"], dict(stanza)) for stanza in Deb822.iter_paragraphs(shown)))
 
+    def versions(self, name: str) -> dict[str, str]:
+        """Return the versions of a package that the suites have, the newest first, each with the suite that has it."""
+        return self.all_versions([name]).get(name, {})
+
+    def all_versions(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return what :meth:`versions` does for many packages, by one call of apt; unknown ones are left out."""
+        found: dict[str, dict[str, str]] = {}
+        for line in self._query("apt-cache", "madison", "--", *names, check=False).stdout.splitlines():
+            name, version, place = (part.strip() for part in line.split("|", 2))
+            if place.endswith(" Packages"):
+                found.setdefault(name, {}).setdefault(version, place.split()[1].partition("/")[0])
+        return found
+
     @property
     def age(self) -> float:
         """Seconds since the last update that succeeded; infinite where there was none."""

@@ -24,7 +24,10 @@ from pgbake.inputs.pins import Pin
 #: What lies in a directory of sources and is none.
 _NOT_SOURCES = (
     ".git", ".hg", ".svn", ".deps", "__pycache__", "node_modules", "target", "results", "tmp_check", "output_iso",
-    "log", "regression.diffs", "regression.out", "*.o", "*.bc", "*.so", "*.pyc", "*~", ".*.swp",
+    "log", "regression.diffs", "regression.out",
+    # where the manifest lies beside the sources: the lock would hold its own hash
+    "pgbake.toml", "pgbake.lock", "result",
+    "*.o", "*.bc", "*.so", "*.pyc", "*~", ".*.swp",
 )  # fmt: skip
 _CHUNK = 1 << 18
 _TIMEOUT = (10.0, 30.0)

@@ -109,7 +109,7 @@ def _choose(name: str, recipe: Recipe | None, manifest: Manifest) -> list[Choice
                 recipe,
                 None,
                 (name,),
-                deb=_deb_want(name, recipe, major, version),
+                deb=deb_want(name, recipe, major, version),
                 version=version,
                 older=older,
             )
@@ -117,8 +117,11 @@ def _choose(name: str, recipe: Recipe | None, manifest: Manifest) -> list[Choice
     return chosen
 
 
-def _deb_want(name: str, recipe: Recipe | None, major: int, version: str | None) -> str:
-    """Return what apt is asked for: names in the order in which they are tried, as a Depends field has them."""
+def deb_want(name: str, recipe: Recipe | None, major: int, version: str | None) -> str:
+    """Return what apt is asked for: names in the order in which they are tried, as a Depends field has them.
+
+    :param version: the version that is wanted, or its beginning.
+    """
     if recipe and recipe.deb:
         packages = [recipe.deb.replace("{major}", str(major))]
     else:

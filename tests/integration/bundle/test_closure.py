@@ -120,3 +120,29 @@ def test_what_must_stay_is_there(store: LocalStore, bundle: Bundle) -> None:
     ).stdout
     assert missing == ""
     assert (top / "etc/ssl/certs/ca-certificates.crt").read_bytes().count(b"BEGIN CERTIFICATE") > 100
+
+
+def test_a_manifest_s_budget_fails_a_build_and_is_shown(project: TestProject) -> None:
+    total = project.json("size")["closure"]
+    project.edit("[platform]", f'max_closure = "{total}"\n[platform]')
+    project.pgbake("build", "--no-link")
+    assert project.json("size")["budget"] == total
+    project.edit(f'"{total}"', '"1MB"')
+    failed = project.pgbake("build", "--no-link", check=False)
+    assert failed.returncode == 1
+    assert "more than the 1.0 MB of `max_closure`; the largest: " in failed.stderr and "`pgbake size`" in failed.stderr
+    assert " of 1.0 MB in " in project.pgbake("size").stdout
+
+
+def test_why_takes_paths_names_and_files(example: TestProject, bundle: Bundle) -> None:
+    (answer,) = example.json("why", "libicu72")
+    path = answer["path"]
+    assert answer["way"] == [str(bundle.path), path] and str(bundle.path) in answer["referrers"]
+    assert "libicuuc.so.72" in answer["needed-by"]
+    for name in (path, path.rpartition("/")[2], f"{path}/usr/lib", "libicuuc.so.72", "libicu72"):
+        assert [item["path"] for item in example.json("why", name)] == [path], name
+    (chain,) = example.json("why", "libkeyutils1")
+    assert len(chain["way"]) >= 2 and chain["way"][-1] == chain["path"]
+    for name, problem in (("bison", "is part of the build root"), ("libicv72", "did you mean libicu72")):
+        failed = example.pgbake("why", name, check=False)
+        assert failed.returncode == 2 and problem in failed.stderr
