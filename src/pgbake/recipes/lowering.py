@@ -38,6 +38,11 @@ class Input:
     pins: Mapping[str, Pin]
     tree: bytes | None = None
 
+    @property
+    def is_crate(self) -> bool:
+        """Whether it is one of the many crates of a Rust program."""
+        return self.kind == "source" and all(pin.archive == "crates" for pin in self.pins.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Package:
