@@ -13,7 +13,7 @@ import msgspec
 from pgbake.errors import ManifestError, host_error
 from pgbake.formats.system import System
 from pgbake.inputs.pins import UNPACKING_VERSION
-from pgbake.lock import DebPin, Lock, PlatformLock, RepositoryLock, SystemLock
+from pgbake.lock import DebPin, Lock, PlatformLock, RepositoryLock, SystemLock, pgrx_version
 from pgbake.manifest import Manifest
 from pgbake.recipes.builders import CARGO
 from pgbake.recipes.choice import Choice, choices, deb_names
@@ -98,6 +98,10 @@ class Requirements:
                 raise out_of_date(f"it does not pin {recipe}")
             if pin.wanted != str(want):
                 raise out_of_date(f"it pins {recipe} from {pin.wanted}, not {want}")
+            if want.cargo is not None and not pin.crates:
+                raise out_of_date(f"it does not pin the crates of {recipe}")
+            if want.builds_by_pgrx and f"cargo-pgrx@{pgrx_version(pin.crates)}" not in lock.sources:
+                raise out_of_date(f"it does not pin the cargo-pgrx that builds {recipe}")
         for name, wants in self.roots.items():
             root = pins.roots.get(name)
             if root is None or root.wants != wants:

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pgbake.errors import HostError
 from pgbake.run import run
@@ -80,7 +81,7 @@ def find_templates() -> tuple[str, ...]:
     if source is None:
         index = _default_index()
     elif local := source.get("local-registry"):
-        return (f"file://{home.parent / str(local)}/{{crate}}-{{version}}.crate",)
+        return (f"file://{quote(str(home.parent / str(local)))}/{{crate}}-{{version}}.crate",)
     else:
         index = str(source.get("registry") or source.get("index") or "")
         if not index.startswith("sparse+"):
@@ -130,7 +131,8 @@ def _default_index() -> str:
             cwd=home,
             env={
                 **os.environ, **toolchains, "HOME": directory, "CARGO_HOME": str(home / "home"), "LC_ALL": "C.UTF-8",
-                "CARGO_HTTP_PROXY": _NOWHERE, "CARGO_NET_RETRY": "0", "CARGO_TERM_COLOR": "never",
+                "CARGO_HTTP_PROXY": _NOWHERE, "no_proxy": "", "NO_PROXY": "", "CARGO_NET_RETRY": "0",
+                "CARGO_TERM_COLOR": "never",
             },
             check=False,
             timeout=60,

@@ -97,6 +97,12 @@ def test_a_lock_without_the_tool_or_the_crates_is_out_of_date(rusty: Catalogue) 
         lower(rusty, msgspec.structs.replace(lock, sources=sources))
     with pytest.raises(LockError, match="does not say which version of cargo-pgrx"):
         lower(rusty, synthetic_lock(MANIFEST, rusty))
+    required, system = requirements(MANIFEST, rusty), SYSTEMS["x86_64-linux"]
+    required.check(lock, system)
+    with pytest.raises(LockError, match="does not pin the cargo-pgrx that builds one"):
+        required.check(msgspec.structs.replace(lock, sources=sources), system)
+    with pytest.raises(LockError, match="does not pin the crates of one"):
+        required.check(synthetic_lock(MANIFEST, rusty), system)
 
 
 def test_the_root_of_rust_is_wanted_only_where_there_is_rust(rusty: Catalogue) -> None:
