@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache import test_cache
+from tests.cache import test_cache as shared_cache
 from tests.projects import EXAMPLE, TestProject
 
 pytestmark = [pytest.mark.integration, pytest.mark.full]
@@ -53,7 +53,7 @@ def rust(tmp_path_factory: pytest.TempPathFactory) -> TestProject:
     base.chmod(0o755)
     base.parent.chmod(0o755)
     shutil.copytree(EXAMPLE / "rust", base / "project")
-    project = TestProject(base / "project", test_cache() / "store", base / "home")
+    project = TestProject(base / "project", shared_cache() / "store", base / "home")
     project.pgbake("lock")
     project.pgbake("build")
     return project
@@ -89,8 +89,9 @@ def test_the_lock_pins_every_crate_and_nothing_moves_by_itself(rust: TestProject
 
 
 def test_neither_the_tool_nor_rust_is_in_the_bundle(rust: TestProject) -> None:
-    packages = {package["name"] for package in rust.json("size")["packages"]}
-    assert not [name for name in packages if "cargo" in name or "rust" in name]
+    paths = [path["path"] for path in rust.json("size")["paths"]]
+    assert [path for path in paths if "recordfile" in path]
+    assert not [path for path in paths if "cargo" in path or "rust" in path or ".crate" in path]
 
 
 def test_a_csv_file(server: Running) -> None:
