@@ -38,6 +38,7 @@ followed by Depends. ``build`` and ``runtime`` are resolved and moved apart.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -59,6 +60,17 @@ class CratePin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
     version: str
     sha256: str
     size: int
+
+    @property
+    def pin(self) -> Pin:
+        """The crate as a file of the registry."""
+        path = f"{self.name}/{self.name}-{self.version}.crate"
+        return Pin(version=self.version, path=path, size=self.size, sha256=self.sha256, archive="crates")
+
+
+def pgrx_version(crates: Iterable[CratePin]) -> str | None:
+    """Return the version of pgrx among the crates of an extension; cargo-pgrx must be of just that version."""
+    return next((crate.version for crate in crates if crate.name == "pgrx"), None)
 
 
 class SourcePin(Pin, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

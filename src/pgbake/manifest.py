@@ -15,6 +15,7 @@
     updates = true                      # and the updates suite
     mirrors = []                        # base URLs; empty: those of the host's apt
     security-mirrors = []
+    crates = []                         # base URLs of crates; empty: the registry of the host's cargo
 
     [[cache]]                           # and [trust]: see `pgbake.trust`
     url = "s3://bucket?region=eu-central-1"
@@ -109,6 +110,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     updates: bool = True
     mirrors: tuple[str, ...] = ()
     security_mirrors: tuple[str, ...] = ()
+    crates: tuple[str, ...] = ()
     repository: tuple[Repository, ...] = ()
 
 
@@ -173,6 +175,9 @@ def load_manifest(file: Path) -> Manifest:
         )
     if manifest.max_closure is not None and not manifest.closure_budget:
         raise wrong_value(file, "max_closure", f'"{manifest.max_closure}" is no size', SIZE_FORM)
+    for url in manifest.platform.crates:
+        if not re.fullmatch(r"(https?|file)://\S+", url):
+            raise wrong_value(file, "crates", f'"{url}" is not a URL', "write it as https://HOST/crates", url)
     _check_repositories(file, manifest.platform.repository)
     check_settings(file, manifest.cache, manifest.trust)
     return manifest
@@ -181,10 +186,10 @@ def load_manifest(file: Path) -> Manifest:
 def _check_repositories(file: Path, repositories: tuple[Repository, ...]) -> None:
     names = [repository.name for repository in repositories]
     for repository in repositories:
-        if not _REPOSITORY_NAME.fullmatch(repository.name) or repository.name in ("debian", "security"):
+        if not _REPOSITORY_NAME.fullmatch(repository.name) or repository.name in ("debian", "security", "crates"):
             raise wrong_value(
                 file, "name", f'"{repository.name}" cannot be the name of a repository',
-                "use lower-case letters, digits and -; debian and security are Debian's own", repository.name,
+                "use lower-case letters, digits and -; debian, security and crates are taken", repository.name,
             )  # fmt: skip
         if names.count(repository.name) > 1:
             raise wrong_value(file, "name", f'two repositories are called "{repository.name}"', value=repository.name)

@@ -67,6 +67,7 @@ class Project:
         :raises HostError: there are none.
         """
         from pgbake.inputs.mirrors import host_mirrors, manifest_mirrors
+        from pgbake.inputs.registry import Registry
 
         platform = self.manifest.platform
         if platform.mirrors:
@@ -74,7 +75,7 @@ class Project:
         else:
             mirrors = host_mirrors(platform.suite)
         others = tuple((repository.name, repository.url.rstrip("/")) for repository in platform.repository)
-        return dataclasses.replace(mirrors, repositories=others)
+        return dataclasses.replace(mirrors, repositories=others, crates=Registry(platform.crates).templates)
 
     @cached_property
     def settings(self) -> Settings:

@@ -14,8 +14,9 @@ import msgspec
 from pgbake.errors import ManifestError, host_error
 from pgbake.formats.system import System
 from pgbake.inputs.pins import UNPACKING_VERSION
-from pgbake.lock import DebPin, Lock, PlatformLock, RepositoryLock, SystemLock
+from pgbake.lock import DebPin, Lock, PlatformLock, RepositoryLock, SystemLock, pgrx_version
 from pgbake.manifest import Manifest
+from pgbake.recipes.builders import CARGO
 from pgbake.recipes.choice import Choice, choices, deb_names
 from pgbake.recipes.lowering import out_of_date, root_of
 from pgbake.recipes.recipe import Catalogue, Source
@@ -26,12 +27,16 @@ class SourceWant:
     """Where an upstream source is to be pinned from.
 
     :param base: of a directory of the user's: what its path is relative to.
+    :param cargo: of a Rust program: the directory below the source whose Cargo.lock names its crates; else None.
+    :param builds_by_pgrx: whether it is built by cargo-pgrx, which is then pinned too.
     """
 
     source: Source
     suite: str
     version: str | None = None
     base: Path | None = None
+    cargo: str | None = None
+    builds_by_pgrx: bool = False
 
     def __str__(self) -> str:
         """Return the form that stands in the lock, which changes when another source is meant."""
@@ -42,7 +47,11 @@ class SourceWant:
             return f"pool {source.pool} {source.sha256}"
         if source.url:
             return f"url {self.url}" + (f" {source.sha256}" if source.sha256 else "")
-        return f"path {source.path} {source.version}" if source.path else f"crate {source.crate} {source.version}"
+        return (
+            f"path {source.path} {source.version}"
+            if source.path
+            else f"crate {source.crate} {source.version}" + (f" {source.sha256}" if source.sha256 else "")
+        )
 
     @property
     def url(self) -> str:
@@ -92,6 +101,10 @@ class Requirements:
                 raise out_of_date(f"it does not pin {recipe}")
             if pin.wanted != str(want):
                 raise out_of_date(f"it pins {recipe} from {pin.wanted}, not {want}")
+            if want.cargo is not None and not pin.crates:
+                raise out_of_date(f"it does not pin the crates of {recipe}")
+            if want.builds_by_pgrx and f"cargo-pgrx@{pgrx_version(pin.crates)}" not in lock.sources:
+                raise out_of_date(f"it does not pin the cargo-pgrx that builds {recipe}")
         for name, wants in self.roots.items():
             root = pins.roots.get(name)
             if root is None or root.wants != wants:
@@ -166,6 +179,8 @@ def requirements(manifest: Manifest, catalogue: Catalogue, directory: Path | Non
     built = [choice for choice in chosen if choice.source]
     recipes = [choice.recipe for choice in built if choice.recipe]
     roots = dict(root_of(recipe, catalogue) for recipe in recipes)
+    if any(recipe.builder == "cargo-pgrx" for recipe in recipes):  # it is built itself, in a version of each pgrx
+        roots |= [root_of(catalogue.recipe("cargo-pgrx"), catalogue)]
     roots["merge"] = tuple(sorted(catalogue.debian.stacks["merge"].packages))
     runtime = {name for recipe in recipes for name in (*recipe.build, *recipe.runtime)}
     runtime |= {name for choice in chosen if not choice.source and choice.recipe for name in choice.recipe.runtime}
@@ -202,7 +217,9 @@ def chosen_debs(pins: SystemLock, wants: Iterable[str]) -> dict[str, DebPin]:
 
 
 def _want(choice: Choice, source: Source, suite: str, catalogue: Catalogue) -> SourceWant:
-    return SourceWant(source, source.suite or suite, choice.version, catalogue.own)
+    cargo = choice.recipe.directory if choice.recipe and choice.recipe.builder in CARGO else None
+    by_pgrx = choice.recipe is not None and choice.recipe.builder == "cargo-pgrx"
+    return SourceWant(source, source.suite or suite, choice.version, catalogue.own, cargo, by_pgrx)
 
 
 def _repositories(manifest: Manifest, directory: Path) -> tuple[RepositoryLock, ...]:

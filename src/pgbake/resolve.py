@@ -29,12 +29,13 @@ from pgbake.files import write_whole
 from pgbake.formats.system import SYSTEMS, System, host_system
 from pgbake.inputs.apt import AptRoot, Assumed, Suite
 from pgbake.inputs.buildroot import make_build_root
+from pgbake.inputs.crates import cargo_lock_of, crate_sizes, fetch_crate, parse_cargo_lock
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.licences import licence_of
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import UNPACKING_VERSION, Pin
 from pgbake.inputs.upstream import copy_directory, pin_url
-from pgbake.lock import LOCK_VERSION, DebPin, Lock, Root, RuntimePin, SourcePin, SystemLock
+from pgbake.lock import LOCK_VERSION, CratePin, DebPin, Lock, Root, RuntimePin, SourcePin, SystemLock, pgrx_version
 from pgbake.manifest import Manifest
 from pgbake.recipes.choice import deb_names
 from pgbake.recipes.imports import check_scripts, import_package, major_of
@@ -163,22 +164,65 @@ class Resolver:
     def _sources(self) -> dict[str, SourcePin]:
         pins = {}
         roots: dict[str, AptRoot] = {}
+        tools: dict[str, SourceWant] = {}
         for key, want in sorted(self._required.sources.items()):
-            old = self._previous.sources.get(key) if self._previous else None
-            source = want.source
-            if source.path:
-                pins[key] = self._user_source(want)
-            elif old and old.wanted == str(want) and not self._moves(key):
-                pins[key] = old
-            elif source.pool:
-                pin = Pin(source.version or "", source.pool, source.size or 0, source.sha256 or "")
-                pins[key] = _source_pin(pin, want)
-            elif source.debian:
-                pins[key] = self._debian_source(want, roots)
-            else:
-                pin = pin_url(want.url, source.version or "", self._downloads, self._report, source.sha256)
-                pins[key] = _source_pin(pin, want)
-        return pins
+            pins[key] = self._source(key, want, roots)
+            if want.builds_by_pgrx:
+                tools |= [self._cargo_pgrx(key, pins[key])]
+        return pins | {key: self._source(key, want, roots) for key, want in tools.items()}
+
+    def _source(self, key: str, want: SourceWant, roots: dict[str, AptRoot]) -> SourcePin:
+        old = self._previous.sources.get(key) if self._previous else None
+        if want.source.path:
+            return self._with_crates(key, self._user_source(want), want, want.directory)
+        if old and old.wanted == str(want) and not self._moves(key) and (old.crates or want.cargo is None):
+            return old
+        if want.source.debian:
+            pin = self._debian_source(want, roots)
+        elif want.source.pool:
+            known = Pin(want.source.version or "", want.source.pool, want.source.size or 0, want.source.sha256 or "")
+            pin = _source_pin(known, want)
+        elif want.source.crate:
+            name, version = want.source.crate, want.source.version or ""
+            bases = self._mirrors.of("crates")
+            pin = _source_pin(
+                fetch_crate(name, version, bases, self._downloads, self._report, want.source.sha256), want
+            )
+        else:
+            version, sha256 = want.source.version or "", want.source.sha256
+            pin = _source_pin(pin_url(want.url, version, self._downloads, self._report, sha256), want)
+        if want.cargo is None:
+            return pin
+        files = fetch({key: pin}, self._mirrors, self._downloads, self._report)
+        return self._with_crates(key, pin, want, files[key])
+
+    def _with_crates(self, key: str, pin: SourcePin, want: SourceWant, source: Path) -> SourcePin:
+        """Add the crates that the source's Cargo.lock names to its pin, where it is a Rust program."""
+        if want.cargo is None:
+            return pin
+        wanted = parse_cargo_lock(cargo_lock_of(source, want.cargo, key), f"the Cargo.lock of {key}")
+        before = self._previous.sources.values() if self._previous else ()
+        known = {crate.sha256: crate.size for old in before for crate in old.crates}
+        sizes = crate_sizes(wanted, known, lambda: self._mirrors.of("crates"), self._downloads, self._report)
+        crates = tuple(CratePin(name, version, digest, sizes[digest]) for name, version, digest in wanted)
+        return msgspec.structs.replace(pin, crates=crates)
+
+    def _cargo_pgrx(self, key: str, pin: SourcePin) -> tuple[str, SourceWant]:
+        """Return what is to be pinned for the cargo-pgrx that an extension is built by."""
+        version = pgrx_version(pin.crates)
+        if version is None:
+            raise InputError(
+                f"the Cargo.lock of {key} does not name pgrx, so cargo-pgrx cannot build it",
+                hint="add pgrx to the dependencies in its Cargo.toml, or take another builder",
+            )
+        recipe = self._catalogue.recipe("cargo-pgrx")
+        source = recipe.source_for(self._major, self._required.platform.suite, version)
+        if source is None:
+            raise InputError(
+                f"{key} needs cargo-pgrx {version}, which its recipe has no source of",
+                hint="name one in recipes/cargo-pgrx.toml",
+            )
+        return f"{recipe.name}@{version}", SourceWant(source, "", version, self._catalogue.own, recipe.directory)
 
     def _debian_source(self, want: SourceWant, roots: dict[str, AptRoot]) -> SourcePin:
         name, suite = want.source.debian or "", want.suite

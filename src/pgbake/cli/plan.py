@@ -97,9 +97,11 @@ def show_plan(app: App, plan: Plan, as_json: bool) -> None:
         for item in roots:
             app.say(f"  build root {item.name}: {len(item.pins)} packages")
         for kind, title in (("source", "sources"), ("runtime", "runtime packages")):
-            names = sorted(item.name for item in plan.inputs if item.kind == kind)
+            names = sorted(item.name for item in plan.inputs if item.kind == kind and not item.is_crate)
             if names:
                 app.say(f"  {len(names)} {title}: {', '.join(names)}")
+        if crates := sum(item.is_crate for item in plan.inputs):
+            app.say(f"  {crates} crates")
     if plan.builds:
         app.say(f"To build: {len(plan.builds)}")
     width = max((len(derivation.name) for derivation in plan.builds), default=0)

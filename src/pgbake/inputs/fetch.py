@@ -26,6 +26,7 @@ from pgbake.errors import HostError, InputError
 from pgbake.events import Event, Finished, Notice, Outcome, Planned, Progressed, Sink, Started, silent
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
+from pgbake.inputs.registry import fill
 from pgbake.store.locks import acquire, holder
 
 if TYPE_CHECKING:
@@ -287,7 +288,8 @@ class _Shared:
         statuses: list[str] = []
         bases = self.mirrors.of(task.pin.archive)
         for base in sorted(bases, key=lambda base: base in self.down):
-            url = f"{base}/{quote(task.pin.path, safe='/~')}"
+            path = task.pin.path
+            url = fill(base, path) if "{crate}" in base else f"{base}/{quote(path, safe='/~')}"
             try:
                 self.from_mirror(task, part, url)
             except _Missing as status:

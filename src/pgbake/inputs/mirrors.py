@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgbake.errors import HostError, ManifestError
@@ -37,14 +37,18 @@ class Mirrors:
     security: tuple[str, ...] = ()
     #: Repositories beside Debian's: name, base URL.
     repositories: tuple[tuple[str, str], ...] = ()
+    #: Finds the templates of the registry of crates (`pgbake.inputs.registry`), when they are first wanted.
+    crates: Callable[[], tuple[str, ...]] | None = field(default=None, compare=False)
 
     def of(self, archive: Archive) -> tuple[str, ...]:
-        """Return an archive's base URLs, at least one.
+        """Return an archive's base URLs, at least one; of ``crates``: templates.
 
         :raises HostError: no mirror of it is known.
         """
         if "://" in archive:
             return (archive,)
+        if archive == "crates" and self.crates is not None:
+            return self.crates()
         if archive not in ("debian", "security"):
             found = tuple(url for name, url in self.repositories if name == archive)
             if not found:

@@ -10,8 +10,8 @@ import msgspec
 #: record the trees that an earlier way gave are recognised.
 UNPACKING_VERSION = 1
 
-#: Where a file lies: ``debian`` or ``security``, which have mirrors; the name of one of the manifest's repositories;
-#: or a base URL, of which there is just that one.
+#: Where a file lies: ``debian`` or ``security``, which have mirrors; ``crates``, cargo's registry; the name of one of
+#: the manifest's repositories; or a base URL, of which there is just that one.
 Archive = str
 
 #: Relative, without an empty, ``.`` or ``..`` component: a pin never names a file outside its mirror.

@@ -33,14 +33,18 @@ _CHUNK = 1 << 18
 _TIMEOUT = (10.0, 30.0)
 
 
-def pin_url(url: str, version: str, downloads: Path, report: Sink, sha256: str | None = None) -> Pin:
+def pin_url(
+    url: str, version: str, downloads: Path, report: Sink, sha256: str | None = None, name: str | None = None
+) -> Pin:
     """Fetch a file to learn its hash and size; it stays among the downloads.
 
     :param sha256: what it must be, in hexadecimal.
+    :param name: what it is called, where its URL does not tell.
     :raises InputError: it cannot be had, or is another than ``sha256`` says.
     :raises HostError: the disk is full.
     """
-    base, _, name = url.rpartition("/")
+    base, _, last = url.rpartition("/")
+    name = name or last
     if not name or "://" not in base:
         raise InputError(f"{url!r} names no file", hint="write the URL of a tarball: https://HOST/.../NAME-1.0.tar.gz")
     digest, size = hashlib.sha256(), 0

@@ -221,7 +221,75 @@ cd /build/image
 shopt -s nullglob
 """
 
-_BUILDERS = {"pgxs": _PGXS, "make": _MAKE, "autotools": _AUTOTOOLS, "cmake": _CMAKE, "meson": _MESON}
+# In place of the registry: the crates that the lock pins, each with the hash by which Cargo.lock knows it. Paths of the
+# build do not get into what is compiled, nor does rustc's cut of the code depend on the number of cores.
+_CARGO = r"""
+phase vendor
+export CARGO_HOME=/build/cargo CARGO_TARGET_DIR=/build/target CARGO_NET_OFFLINE=true CARGO_TERM_COLOR=never
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_RELEASE_DEBUG=false
+export RUSTFLAGS="--remap-path-prefix=/build/source=. --remap-path-prefix=/build/vendor=vendor \
+--remap-path-prefix=/build/target=target"
+case "${MAKEFLAGS-}" in
+  *--jobserver*) ;;
+  *) export CARGO_BUILD_JOBS=$([ "${NIX_BUILD_CORES:-1}" = 0 ] && nproc || echo "${NIX_BUILD_CORES:-1}") ;;
+esac
+mkdir -p /build/vendor $CARGO_HOME
+for crate in $crates; do
+  tar -xf "$crate" --no-same-owner -C /build/vendor
+  name=${crate##*/}
+  name=${name#*-}
+  digest=$(sha256sum "$crate")
+  printf '{"files":{},"package":"%s"}' "${digest%% *}" > "/build/vendor/${name%.crate}/.cargo-checksum.json"
+done
+printf '%s\n' '[source.crates-io]' 'replace-with = "vendor"' '[source.vendor]' 'directory = "/build/vendor"' \
+  > $CARGO_HOME/config.toml
+"""
+
+# A program that builds run: it is compiled fast rather than well.
+_CARGO_TOOL = (
+    r"""
+unpack
+eval "makeFlags=(${makeFlags-})"
+"""
+    + _CARGO
+    + r"""
+phase build
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off
+cargo build --release --frozen --ignore-rust-version "${makeFlags[@]}"
+
+phase install
+find $CARGO_TARGET_DIR/release -maxdepth 1 -type f -perm /111 ! -name '*.so' -exec install -Dt /build/image/usr/bin {} +
+licences "$pname"
+
+phase split
+cd /build/image
+shopt -s nullglob
+"""
+)
+
+_CARGO_PGRX = (
+    _CARGO
+    + r"""
+phase configure
+export PGRX_HOME=/build/pgrx PGRX_PG_CONFIG_PATH=$pg_config PGRX_BUILD_FLAGS="--frozen --ignore-rust-version"
+export RUSTFMT=/usr/bin/true  # bindings need no beauty
+PATH=$tools/usr/bin:$PATH
+mkdir $PGRX_HOME
+printf '[configs]\npg%s = "%s"\n' "$major" "$pg_config" > $PGRX_HOME/config.toml
+# Where crates are missing this says so before anything is compiled.
+cargo metadata --frozen --format-version 1 > /dev/null
+
+phase build
+cargo pgrx package --pg-config $pg_config --no-default-features --out-dir /build/image "${makeFlags[@]}"
+"""
+)
+
+_BUILDERS = {
+    "pgxs": _PGXS, "make": _MAKE, "autotools": _AUTOTOOLS, "cmake": _CMAKE, "meson": _MESON, "cargo-pgrx": _CARGO_PGRX,
+}  # fmt: skip
+
+#: Builders whose sources name crates in a Cargo.lock.
+CARGO = ("cargo", "cargo-pgrx")
 
 #: Debian packages that a builder runs, beside those of every stack.
 _TOOLS: dict[str, tuple[str, ...]] = {
@@ -229,6 +297,11 @@ _TOOLS: dict[str, tuple[str, ...]] = {
     "cmake": ("cmake",),
     "meson": ("meson", "ninja-build"),
 }
+
+
+def stack(recipe: Recipe) -> str:
+    """Return the stack of Debian packages that a recipe builds with."""
+    return "rust" if recipe.builder in CARGO and recipe.stack == "core" else recipe.stack
 
 
 def tools(recipe: Recipe) -> tuple[str, ...]:
@@ -249,6 +322,8 @@ def build_script(recipe: Recipe) -> str:
     assert recipe.builder is not None
     if recipe.builder == "postgresql":
         steps = _POSTGRESQL
+    elif recipe.builder == "cargo":
+        steps = _CARGO_TOOL
     else:
         steps = _EXTENSION + _BUILDERS[recipe.builder] + _INSTALLED
     split = [f"take ${output} {' '.join(globs)}\n" for output, globs in recipe.outputs.items()]
@@ -258,7 +333,8 @@ def build_script(recipe: Recipe) -> str:
 def build_environment(recipe: Recipe, major: int, version: str) -> dict[str, str]:
     """Return the variables that a recipe's script reads, but for those that name store paths.
 
-    Store paths come beside these: ``src`` (the tarball), ``postgresqlParts`` (of an extension) and the outputs.
+    Store paths come beside these: ``src`` (the tarball), ``postgresqlParts`` (of an extension), ``crates`` and
+    ``tools`` (of Rust programs) and the outputs.
     """
     environment = {
         "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,
@@ -266,10 +342,12 @@ def build_environment(recipe: Recipe, major: int, version: str) -> dict[str, str
         "pname": recipe.name,
         "version": version,
     }
+    if recipe.builder == "cargo":  # serves all major versions
+        del environment["major"]
     flags = {"cflags": CFLAGS, "ldflags": LDFLAGS}
     if recipe.builder == "postgresql":
         return environment | flags | {"configureFlags": shlex.join(recipe.configure)}
-    if recipe.builder != "pgxs":  # PGXS takes the server's own
+    if recipe.builder not in ("pgxs", *CARGO):  # PGXS takes the server's own
         environment |= flags
     words = {
         "makeFlags": _words(recipe.make),

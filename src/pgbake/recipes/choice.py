@@ -60,6 +60,8 @@ def choices(manifest: Manifest, catalogue: Catalogue) -> list[Choice]:
     found: dict[str, Choice] = {}
     for name in manifest.extensions:
         recipe = catalogue.recipes.get(name) or catalogue.providers.get(name)
+        if recipe is not None and recipe.builder == "cargo":
+            raise ManifestError(f"{name} is no extension, but a tool of builds", hint=f'remove "{name}"')
         if recipe is not None and recipe.name == "postgresql":
             continue  # contrib's are there in any case
         for choice in _choose(name, recipe, manifest):

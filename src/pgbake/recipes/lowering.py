@@ -17,8 +17,8 @@ from pgbake.formats.derivation import Derivation, Output, hash_modulo, with_outp
 from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
 from pgbake.formats.system import System
 from pgbake.inputs.pins import Pin
-from pgbake.lock import DebPin, Lock, SourcePin, SystemLock
-from pgbake.recipes.builders import build_environment, build_script, tools
+from pgbake.lock import CratePin, DebPin, Lock, SourcePin, SystemLock, pgrx_version
+from pgbake.recipes.builders import CARGO, build_environment, build_script, stack, tools
 from pgbake.recipes.choice import Choice
 from pgbake.recipes.recipe import Catalogue, Recipe
 
@@ -37,6 +37,11 @@ class Input:
     path: StorePath
     pins: Mapping[str, Pin]
     tree: bytes | None = None
+
+    @property
+    def is_crate(self) -> bool:
+        """Whether it is one of the many crates of a Rust program."""
+        return self.kind == "source" and all(pin.archive == "crates" for pin in self.pins.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +161,25 @@ class Lowering:
             raise out_of_date(f"it does not pin the source of {choice.key}")
         version = pin.version
         source = self.graph.add_input(_source_input(choice.key, pin))
+        crates = [self.graph.add_input(_crate_input(crate)) for crate in pin.crates if recipe.builder in CARGO]
         env = build_environment(recipe, self.major, version) | {"src": str(source), "pname": choice.key}
         needs: dict[StorePath, Sequence[str]] = {}
+        if crates:
+            env["crates"] = " ".join(map(str, crates))
         if recipe.builder == "postgresql":
             name = f"postgresql-{version}"
+        elif recipe.builder == "cargo":
+            name = f"{recipe.name}-{version}"
         else:
             server = self.package("postgresql")
             parts = ("out", "bin", "dev")
             needs[server.derivation.path] = parts
             env["postgresqlParts"] = " ".join(str(server.output(part)) for part in parts)
             name = f"postgresql-{self.major}-{recipe.name}-{version}"
+        if recipe.builder == "cargo-pgrx":
+            tool = self._tool("cargo-pgrx", pgrx_version(pin.crates))
+            needs[tool.derivation.path] = ("out",)
+            env["tools"] = str(tool.output())
         derivation = self.graph.add(
             store_name(name),
             self.system,
@@ -173,10 +187,18 @@ class Lowering:
             build_script(recipe),
             env=env,
             outputs=("out", *recipe.outputs),
-            sources=[source],
+            sources=[source, *crates],
             needs=needs,
         )
         return Package(choice, recipe, pin, derivation)
+
+    def _tool(self, name: str, version: str | None) -> Package:
+        """Lower a program that a build runs and that is no part of a bundle; several versions may be at work."""
+        if version is None:
+            raise out_of_date(f"it does not say which version of {name} an extension needs")
+        choice = Choice(name, self.catalogue.recipe(name), None, (), version=version, older=True)
+        self._choices[choice.key] = choice
+        return self.package(choice.key)
 
     def build_root(self, recipe: Recipe) -> StorePath:
         """Return the build root of a recipe: its stack, with the recipe's additions where it has any."""
@@ -221,18 +243,25 @@ def _source_input(key: str, pin: SourcePin) -> Input:
     return Input("source", key, fixed_output_path(store_name(pin.filename), "flat", "sha256", digest), {key: pin})
 
 
+def _crate_input(crate: CratePin) -> Input:
+    pin = crate.pin
+    path = fixed_output_path(store_name(pin.filename), "flat", "sha256", bytes.fromhex(pin.sha256))
+    return Input("source", f"{crate.name}-{crate.version}", path, {f"crate {crate.name}": pin})
+
+
 def root_of(recipe: Recipe, catalogue: Catalogue) -> tuple[str, tuple[str, ...]]:
     """Return name and wanted packages (sorted) of the build root that a recipe builds in.
 
     A stack may name alternatives, ``libpcre3-dev | libpcre2-dev``; it covers a recipe that asks for one of them.
     """
-    stack = catalogue.debian.stacks[recipe.stack].packages
-    covered = {choice.strip() for want in stack for choice in want.split("|")}
-    extra = sorted({*recipe.build, *recipe.tools, *tools(recipe)} - {*stack, *covered})
-    name = "+".join([recipe.stack, *extra])
+    base = stack(recipe)
+    packages = catalogue.debian.stack(base)
+    covered = {choice.strip() for want in packages for choice in want.split("|")}
+    extra = sorted({*recipe.build, *recipe.tools, *tools(recipe)} - {*packages, *covered})
+    name = "+".join([base, *extra])
     if len(name) > _LONGEST_ROOT:
-        name = f"{recipe.stack}+{recipe.name}"
-    return re.sub(r"\s*\|\s*", "-or-", name), tuple(sorted({*stack, *extra}))
+        name = f"{base}+{recipe.name}"
+    return re.sub(r"\s*\|\s*", "-or-", name), tuple(sorted({*packages, *extra}))
 
 
 #: Characters in the name of a build root that tells its packages; others are called by their recipe.

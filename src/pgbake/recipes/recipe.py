@@ -41,7 +41,7 @@ _DEBIAN = "debian.toml"
 #: Short names of what pgbake itself makes for a bundle.
 RESERVED = ("bundle", "locales", "support")
 
-Builder = Literal["postgresql", "pgxs", "make", "autotools", "cmake", "meson", "cargo-pgrx"]
+Builder = Literal["postgresql", "pgxs", "make", "autotools", "cmake", "meson", "cargo-pgrx", "cargo"]
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +55,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param crate: a crate of the registry that cargo is configured with.
     :param suite: of ``debian``: the suite to look in; None means the platform's.
     :param version: of the others: the upstream version.
-    :param sha256: of ``url`` and ``pool``: what the tarball must have, in hexadecimal.
+    :param sha256: of ``url``, ``pool`` and ``crate``: what the tarball must have, in hexadecimal.
     :param majors: PostgreSQL's major versions that it builds for; empty means all.
     :param platforms: suites that it builds on; empty means all.
     """
@@ -180,9 +180,13 @@ def is_version(version: str, wanted: str) -> bool:
 
 
 class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A set of Debian packages, such as those that make a build root."""
+    """A set of Debian packages, such as those that make a build root.
+
+    :param extends: another stack, whose packages belong to it as well.
+    """
 
     packages: tuple[str, ...]
+    extends: str | None = None
 
 
 class RuntimeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,6 +219,11 @@ class Debian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sections: tuple[str, ...]
     #: Runtime packages that no header package tells of.
     extra: Stack
+
+    def stack(self, name: str) -> tuple[str, ...]:
+        """Return the packages of a stack, with those of the one that it extends."""
+        stack = self.stacks[name]
+        return (*self.stack(stack.extends), *stack.packages) if stack.extends else stack.packages
 
 
 class OwnDebian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -252,7 +261,8 @@ class Catalogue:
 
     def extension_names(self) -> list[str]:
         """Return every name that recipes give to an extension, sorted."""
-        return sorted((self.recipes.keys() - {"postgresql"}) | self.providers.keys())
+        no_extensions = {name for name, recipe in self.recipes.items() if recipe.builder in ("postgresql", "cargo")}
+        return sorted((self.recipes.keys() - no_extensions) | self.providers.keys())
 
     def user_source(self, name: str) -> Path:
         """Return the directory that a recipe of the user's has its sources in.
