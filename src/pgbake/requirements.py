@@ -130,7 +130,7 @@ def requirements(manifest: Manifest, catalogue: Catalogue, directory: Path | Non
     built = [choice for choice in chosen if choice.source]
     recipes = [choice.recipe for choice in built if choice.recipe]
     roots = dict(root_of(recipe, catalogue) for recipe in recipes)
-    roots["merge"] = tuple(sorted(catalogue.debian.stacks["merge"].packages))
+    roots["merge"] = tuple(sorted(catalogue.debian.stack("merge")))
     runtime = {name for recipe in recipes for name in (*recipe.build, *recipe.runtime)}
     runtime |= {name for choice in chosen if not choice.source and choice.recipe for name in choice.recipe.runtime}
     return Requirements(

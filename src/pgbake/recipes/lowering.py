@@ -226,7 +226,7 @@ def root_of(recipe: Recipe, catalogue: Catalogue) -> tuple[str, tuple[str, ...]]
 
     A stack may name alternatives, ``libpcre3-dev | libpcre2-dev``; it covers a recipe that asks for one of them.
     """
-    stack = catalogue.debian.stacks[recipe.stack].packages
+    stack = catalogue.debian.stack(recipe.stack)
     covered = {choice.strip() for want in stack for choice in want.split("|")}
     extra = sorted({*recipe.build, *recipe.tools, *tools(recipe)} - {*stack, *covered})
     name = "+".join([recipe.stack, *extra])

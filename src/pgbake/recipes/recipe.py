@@ -174,9 +174,13 @@ def is_version(version: str, wanted: str) -> bool:
 
 
 class Stack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A set of Debian packages, such as those that make a build root."""
+    """A set of Debian packages, such as those that make a build root.
+
+    :param extends: another stack, whose packages belong to it as well.
+    """
 
     packages: tuple[str, ...]
+    extends: str | None = None
 
 
 class RuntimeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,6 +213,11 @@ class Debian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sections: tuple[str, ...]
     #: Runtime packages that no header package tells of.
     extra: Stack
+
+    def stack(self, name: str) -> tuple[str, ...]:
+        """Return the packages of a stack, with those of the one that it extends."""
+        stack = self.stacks[name]
+        return (*self.stack(stack.extends), *stack.packages) if stack.extends else stack.packages
 
 
 class Catalogue:
