@@ -184,5 +184,9 @@ def _repositories(manifest: Manifest, directory: Path) -> tuple[RepositoryLock, 
 
 
 def _unpacking(catalogue: Catalogue) -> str:
-    rules = [(rule.match, rule.keep, rule.drop, rule.links) for rule in catalogue.debian.runtime]
+    rules = [
+        (rule.match, rule.keep, rule.drop, rule.links)
+        for rule in catalogue.debian.runtime
+        if rule.keep or rule.drop or rule.links  # others change no tree
+    ]
     return hashlib.sha256(msgspec.json.encode((UNPACKING_VERSION, rules))).hexdigest()[:16]
