@@ -181,7 +181,7 @@ def requirements(manifest: Manifest, catalogue: Catalogue, directory: Path | Non
     roots = dict(root_of(recipe, catalogue) for recipe in recipes)
     if any(recipe.builder == "cargo-pgrx" for recipe in recipes):  # it is built itself, in a version of each pgrx
         roots |= [root_of(catalogue.recipe("cargo-pgrx"), catalogue)]
-    roots["merge"] = tuple(sorted(catalogue.debian.stacks["merge"].packages))
+    roots["merge"] = tuple(sorted(catalogue.debian.stack("merge")))
     runtime = {name for recipe in recipes for name in (*recipe.build, *recipe.runtime)}
     runtime |= {name for choice in chosen if not choice.source and choice.recipe for name in choice.recipe.runtime}
     return Requirements(
@@ -237,5 +237,9 @@ def _repositories(manifest: Manifest, directory: Path) -> tuple[RepositoryLock, 
 
 
 def _unpacking(catalogue: Catalogue) -> str:
-    rules = [(rule.match, rule.keep, rule.drop, rule.links) for rule in catalogue.debian.runtime]
+    rules = [
+        (rule.match, rule.keep, rule.drop, rule.links)
+        for rule in catalogue.debian.runtime
+        if rule.keep or rule.drop or rule.links  # others change no tree
+    ]
     return hashlib.sha256(msgspec.json.encode((UNPACKING_VERSION, rules))).hexdigest()[:16]

@@ -82,7 +82,7 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
         "locales": manifest.locales,  # in the user's order: the first is the default of new clusters
         "buildRoots": {name: root.tree for name, root in sorted(lowering.pins.roots.items())},
     }
-    root = lowering.root("merge", catalogue.debian.stacks["merge"].packages)
+    root = lowering.root("merge", catalogue.debian.stack("merge"))
     needs: dict[StorePath, tuple[str, ...]] = {server.derivation.path: ("out", "bin", *manifest.languages)}
     needs |= {made.path: ("out",) for made in (support, locales)}
     needs |= {extension.derivation.path: extension.choice.outputs for extension in extensions}

@@ -381,10 +381,11 @@ class Merge:
         for entry, tree in zip(self.spec["packages"], self.packages, strict=True):
             if tree.older or entry.get("origin") == "deb":
                 continue  # a distribution's package is taken as it is
-            scripts = self.scripts(tree)
             for file in self.controls(tree):
                 name = os.path.basename(file).removesuffix(".control")
-                wanted = read_control(os.path.join(tree.usr, file)).get("default_version", "")
+                control = read_control(os.path.join(tree.usr, file))
+                scripts = self.scripts(tree, control.get("directory", "extension"))
+                wanted = control.get("default_version", "")
                 steps = [s.removesuffix(".sql").split("--")[1:] for s in scripts if s.startswith(f"{name}--")]
                 made = {step[0] for step in steps if len(step) == 1}
                 while more := {step[1] for step in steps if len(step) == 2 and step[0] in made} - made:
@@ -397,9 +398,12 @@ class Merge:
                         f"makefile installs {', '.join(some[:5]) or 'none'}{more_scripts}; see `make` in the recipe"
                     )
 
-    def scripts(self, tree: Tree) -> list[str]:
-        """Return the names of the SQL scripts of a package's extensions."""
-        directory = f"share/postgresql/{self.major}/extension"
+    def scripts(self, tree: Tree, where: str = "extension") -> list[str]:
+        """Return the names of the SQL scripts of a package's extensions.
+
+        :param where: the directory that a control file names, below PostgreSQL's ``share``.
+        """
+        directory = f"share/postgresql/{self.major}/{where}"
         return [os.path.basename(f) for f in tree.files if os.path.dirname(f) == directory and f.endswith(".sql")]
 
     def controls(self, tree: Tree) -> list[str]:

@@ -252,11 +252,11 @@ def _crate_input(crate: CratePin) -> Input:
 def root_of(recipe: Recipe, catalogue: Catalogue) -> tuple[str, tuple[str, ...]]:
     """Return name and wanted packages (sorted) of the build root that a recipe builds in.
 
-    A stack may name alternatives, ``libpcre3-dev | libpcre2-dev``; it covers a recipe that asks for one of them.
+    A stack may name alternatives, ``libpcre3-dev | libpcre2-dev``; it covers a recipe that asks for the first of them.
     """
     base = stack(recipe)
     packages = catalogue.debian.stack(base)
-    covered = {choice.strip() for want in packages for choice in want.split("|")}
+    covered = {want.split("|")[0].strip() for want in packages}
     extra = sorted({*recipe.build, *recipe.tools, *tools(recipe)} - {*packages, *covered})
     name = "+".join([base, *extra])
     if len(name) > _LONGEST_ROOT:
