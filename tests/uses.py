@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from pgbake.errors import ServerError
 from pgbake.bundle.receipt import Receipt, read_receipt
 from pgbake.build.sandbox import namespace_command
 from pgbake.bundle.server import Servers, Status
@@ -32,6 +33,7 @@ from pgbake.recipes.recipe import SHIPPED, Catalogue
 from pgbake.store.local import LocalStore
 from pgbake.toml import load_toml
 
+PROGRESS = False
 USES = SHIPPED / "uses"
 #: Extensions of one server at once.
 _AT_ONCE = 2
@@ -40,6 +42,8 @@ _SETTINGS = {
     "max_worker_processes": "80", "max_replication_slots": "40", "max_wal_senders": "20", "fsync": "off",
     "max_connections": "60", "logging_collector": "off",
 }  # fmt: skip
+#: Seconds that a use may take.
+_PATIENCE = 75
 _LOST = re.compile(r"server closed the connection|terminating connection|the database system is|connection to server")
 
 
@@ -112,7 +116,10 @@ def server(store: LocalStore, bundle: StorePath, directory: Path) -> Iterator[St
     :param directory: an empty one, which the server's user can reach.
     """
     servers = Servers(store, directory / "servers")
-    status, _ = servers.up(directory / "data", bundle, None, _SETTINGS, lambda event: None)
+    try:
+        status, _ = servers.up(directory / "data", bundle, None, _SETTINGS, lambda event: None)
+    except ServerError as error:
+        raise AssertionError(f"{error.message}\n{error.detail}") from error
     try:
         yield status
     finally:
@@ -173,7 +180,11 @@ class _Uses:
     def use(self, name: str) -> Outcome:
         started = time.monotonic()
         package = next((p for p in self.receipt.packages if p.name == name), None)
-        failure = self._failure(name) if package or name == "pg_stat_statements" else "it is not in the bundle"
+        try:
+            failure = self._failure(name) if package or name == "pg_stat_statements" else "it is not in the bundle"
+        except subprocess.TimeoutExpired:
+            failure = f"no answer in {_PATIENCE} s"
+        if PROGRESS: print(name, failure, flush=True)
         return Outcome(
             name,
             package.version if package else self.receipt.postgresql.version,
@@ -194,9 +205,15 @@ class _Uses:
             extensions = [e.name for e in self.receipt.extensions if e.package == name] or [name]
         database = _header(name, "database")
         if database is None:
-            database = f"use_{name}"
-            for command in (f'DROP DATABASE IF EXISTS "{database}"', f'CREATE DATABASE "{database}" TEMPLATE template0'):
-                self._psql("postgres", command, check=True)
+            # Another name each time: to drop one waits for all workers, of which some never answer.
+            database = f"use_{name}_{time.monotonic_ns()}"
+            for _ in range(60):  # another's use may have brought the server down, which is then coming back
+                made = self._psql("postgres", f'CREATE DATABASE "{database}" TEMPLATE template0')
+                if not _LOST.search(made.stderr):
+                    break
+                time.sleep(0.5)
+            if made.returncode != 0:
+                return made.stderr
         directory = self.status.data.parent / f"files-{name}"
         directory.mkdir(exist_ok=True)
         directory.chmod(0o777)
@@ -213,7 +230,7 @@ class _Uses:
         return None
 
     def _psql(
-        self, database: str, script: str, *variables: str, check: bool = False
+        self, database: str, script: str, *variables: str
     ) -> subprocess.CompletedProcess[str]:
         program = f"{self.status.bundle}/bin/psql"
         words = [word for variable in ("ON_ERROR_STOP=1", *variables) for word in ("-v", variable)]
@@ -226,10 +243,7 @@ class _Uses:
             "PGCLIENTENCODING": "UTF8",
             "BIN": f"{self.status.bundle}/bin",
         }
-        done = subprocess.run(
+        return subprocess.run(
             namespace_command(self.store, [program, "-XAtq", *words]),
-            env=environment, input=script, capture_output=True, text=True, check=False, timeout=200,
+            env=environment, input=script, capture_output=True, text=True, check=False, timeout=_PATIENCE,
         )  # fmt: skip
-        if check and done.returncode != 0:
-            raise AssertionError(done.stderr)
-        return done

@@ -142,14 +142,14 @@ def _deb_entry(name: str, pin: DebPin, path: StorePath, choice: Choice | None) -
 def _needs(recipe: Recipe | None) -> dict[str, Any]:
     """Return what a recipe says that a server needs: of all the package (key ""), and of single extensions."""
     if recipe is None:
-        return {"needs": {}, "after": []}
+        return {"needs": {}, "after": [], "first": False}
     needs: dict[str, Any] = {
         name: {"preload": provided.preload, "settings": provided.settings}
         for name, provided in sorted(recipe.provides.items())
     }
     if recipe.preload is not None or recipe.settings:
         needs[""] = {"preload": recipe.preload, "settings": recipe.settings}
-    return {"needs": needs, "after": recipe.after}
+    return {"needs": needs, "after": recipe.after, "first": recipe.first}
 
 
 def _silent(name: str, path: StorePath) -> dict[str, Any]:

@@ -782,7 +782,10 @@ class Merge:
             yield entry, libraries, settings, before
 
     def preload(self) -> list[str]:
-        """Return shared_preload_libraries: in the manifest's order, but after what each package comes after."""
+        """Return shared_preload_libraries: in the manifest's order, but after what each package comes after.
+
+        Packages whose recipe says so come first.
+        """
         position = {name: number for number, name in enumerate(self.spec["extensions"])}
         waiting: dict[str, set[str]] = {}
         order: dict[str, int] = {}
@@ -790,7 +793,8 @@ class Merge:
             for library in libraries:
                 waiting.setdefault(library, set()).update(before)
                 # contrib's are listed by their own names
-                order[library] = position.get(library, position.get(entry["name"], len(position)))
+                place = position.get(library, position.get(entry["name"], len(position)))
+                order[library] = -1 if entry["first"] else place
         left = sorted(waiting, key=lambda library: order[library])
         found: list[str] = []
         while left:

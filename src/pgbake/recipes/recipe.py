@@ -128,6 +128,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preload: tuple[str, ...] | None = None
     #: Libraries and extensions that must come before this one's in shared_preload_libraries.
     after: tuple[str, ...] = ()
+    #: Its libraries come before all others in shared_preload_libraries, since a hook of theirs forgets the one before.
+    first: bool = False
     settings: dict[str, str] = {}
     #: Names of other extensions that cannot be in a bundle with this one, each with the reason.
     conflicts: dict[str, str] = {}
