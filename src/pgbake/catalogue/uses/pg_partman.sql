@@ -1,3 +1,4 @@
+-- create:
 CREATE SCHEMA partman;
 CREATE EXTENSION pg_partman SCHEMA partman;
 CREATE TABLE public.event (at timestamptz NOT NULL, word text) PARTITION BY RANGE (at);

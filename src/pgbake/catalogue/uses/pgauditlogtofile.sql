@@ -1,4 +1,5 @@
 -- Audited statements go to a file of their own.
+COPY (SELECT 1) TO PROGRAM 'mkdir -p log';
 CREATE TABLE secret_ibis (id int);
 SET pgaudit.log = 'read';
 SELECT count(*) = 0 FROM secret_ibis;

@@ -1,5 +1,5 @@
+-- create: pglogical, pgl_ddl_deploy
 SELECT pglogical.create_node('use_ddl', 'dbname=' || current_database()) > 0;
-CREATE EXTENSION IF NOT EXISTS pgl_ddl_deploy;
 INSERT INTO pgl_ddl_deploy.set_configs (set_name, include_schema_regex, driver) VALUES ('default', '^app$', 'pglogical');
 SELECT pgl_ddl_deploy.deploy('default');
 CREATE SCHEMA app;

@@ -6,4 +6,5 @@ SELECT (ST_SummaryStats(ST_SetValue(ST_AddBand(ST_MakeEmptyRaster(10, 10, 0, 0, 
 SELECT ST_Volume(ST_Extrude('POLYGON((0 0,1 0,1 1,0 1,0 0))'::geometry, 0, 0, 2)) = 2;
 SELECT topology.CreateTopology('town', 4326) > 0;
 SELECT length(ST_AsMVT(q)) > 0 FROM (SELECT ST_AsMVTGeom('POINT(25 17)'::geometry, ST_MakeBox2D('POINT(0 0)', 'POINT(4096 4096)')) AS g) q;
+SET postgis.gdal_enabled_drivers = 'ENABLE_ALL';
 SELECT ST_AsPNG(ST_AddBand(ST_MakeEmptyRaster(4, 4, 0, 0, 1), '8BUI'::text, 1, 0)) IS NOT NULL;

@@ -3,5 +3,5 @@
 CREATE SCHEMA _use;
 SELECT regexp_replace(f, '\.so$', '') AS library FROM pg_ls_dir((SELECT setting FROM pg_config WHERE name = 'PKGLIBDIR')) f WHERE f LIKE 'slony1_funcs%.so'
 \gset
-CREATE FUNCTION _use.getmoduleversion() RETURNS text LANGUAGE C AS :'library', '_Slony_I_2_2_11_getModuleVersion';
+CREATE FUNCTION _use.getmoduleversion() RETURNS text LANGUAGE C AS :'library', '_Slony_I_2_2_11__getModuleVersion';
 SELECT _use.getmoduleversion() LIKE '2.%';
