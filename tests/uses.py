@@ -33,7 +33,6 @@ from pgbake.recipes.recipe import SHIPPED, Catalogue
 from pgbake.store.local import LocalStore
 from pgbake.toml import load_toml
 
-PROGRESS = False
 USES = SHIPPED / "uses"
 #: Extensions of one server at once.
 _AT_ONCE = 2
@@ -184,7 +183,6 @@ class _Uses:
             failure = self._failure(name) if package or name == "pg_stat_statements" else "it is not in the bundle"
         except subprocess.TimeoutExpired:
             failure = f"no answer in {_PATIENCE} s"
-        if PROGRESS: print(name, failure, flush=True)
         return Outcome(
             name,
             package.version if package else self.receipt.postgresql.version,
