@@ -106,6 +106,12 @@ def debian_rows(triplet: str) -> tuple[Row, ...]:
         # would hide a user's.
         Row("PROJ_DATA", ("share/proj",), unless=("PROJ_LIB",)),
         Row("GDAL_DATA", ("share/gdal",)),
+        # Plugins and data that are looked for in compiled-in directories only: codecs of GDAL's, authentication at
+        # MySQL servers, and all of R, for plr.
+        Row("LIBHEIF_PLUGIN_PATH", (f"{lib}/libheif/plugins", _NO_PLUGINS), first=True),
+        Row("MARIADB_PLUGIN_DIR", (f"{lib}/libmariadb3/plugin", _NO_PLUGINS), first=True),
+        Row("R_HOME", ("lib/R",)),
+        Row("R_SHARE_DIR", ("share/R/share",)),
         # Whom to trust is the machine's decision where it has one. Debian's OpenSSL finds Debian's store by
         # itself; it does not know where other distributions keep theirs.
         Row(

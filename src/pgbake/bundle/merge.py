@@ -76,7 +76,9 @@ def lower_bundle(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
             for (name, path), pin in zip(runtime.items(), lowering.pins.runtime.values(), strict=True)
         ],
         "rules": [
-            {"match": rule.match, "needs": rule.needs, "always": rule.always} for rule in catalogue.debian.runtime
+            {"match": rule.match, "needs": rule.needs, "always": rule.always, "places": rule.places}
+            for rule in catalogue.debian.runtime
+            if rule.needs or rule.always or rule.places
         ],
         "extensions": manifest.extensions,  # in the user's order, which preloading follows as far as it can
         "locales": manifest.locales,  # in the user's order: the first is the default of new clusters
@@ -128,6 +130,7 @@ def _deb_entry(name: str, pin: DebPin, path: StorePath, choice: Choice | None) -
         "licence": pin.licence,
         "path": str(path),
         "origin": "deb",
+        "deb": name,
         "source": {"name": pin.filename, "sha256": pin.sha256},
         "many": False,
         "receipt": True,
@@ -139,14 +142,14 @@ def _deb_entry(name: str, pin: DebPin, path: StorePath, choice: Choice | None) -
 def _needs(recipe: Recipe | None) -> dict[str, Any]:
     """Return what a recipe says that a server needs: of all the package (key ""), and of single extensions."""
     if recipe is None:
-        return {"needs": {}, "after": []}
+        return {"needs": {}, "after": [], "first": False}
     needs: dict[str, Any] = {
         name: {"preload": provided.preload, "settings": provided.settings}
         for name, provided in sorted(recipe.provides.items())
     }
     if recipe.preload is not None or recipe.settings:
         needs[""] = {"preload": recipe.preload, "settings": recipe.settings}
-    return {"needs": needs, "after": recipe.after}
+    return {"needs": needs, "after": recipe.after, "first": recipe.first}
 
 
 def _silent(name: str, path: StorePath) -> dict[str, Any]:

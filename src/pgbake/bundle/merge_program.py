@@ -27,6 +27,7 @@ import glob
 import json
 import mmap
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -237,8 +238,10 @@ def files_below(top: str) -> Iterator[str]:
 class Tree:
     """One package's tree below ``usr``, with its ELF files read."""
 
-    def __init__(self, name: str, path: str, version: str = "", older: bool = False) -> None:
+    def __init__(self, name: str, path: str, version: str = "", older: bool = False, deb: str = "") -> None:
         self.name = name
+        #: Its name among Debian's packages; empty for what was built.
+        self.deb = deb
         self.label = f"{name} {version}".rstrip()
         #: Whether it is an older version, of which only what the newer one lacks is part of the bundle.
         self.older = older
@@ -252,6 +255,8 @@ class Tree:
             elf = read_elf(full)
             if elf is not None:
                 self.elves[file] = elf
+        #: The files that the bundle has copies of, patched: programs, and libraries with a DT_RUNPATH that hides others.
+        self.copies = {file for file, elf in self.elves.items() if elf.is_program}
 
 
 class Merge:
@@ -263,11 +268,15 @@ class Merge:
         self.major = spec["major"]
         self.libraries = f"lib/{spec['triplet']}"
         self.modules = f"lib/postgresql/{self.major}/lib"
-        self.packages = [Tree(p["name"], p["path"], p["version"], p.get("older", False)) for p in spec["packages"]]
+        self.packages = [
+            Tree(p["name"], p["path"], p["version"], p.get("older", False), p.get("deb", "")) for p in spec["packages"]
+        ]
         self.runtime: dict[str, Tree] = {}
         self.candidates = {r["name"]: r for r in spec["runtime"]}
         #: Where a library or module of a name lies, and what it needs.
         self.libraries_by_name: dict[str, tuple[str, Elf]] = {}
+        #: By Debian's name of a package: the files that are to be written anew.
+        self.placed_of: dict[str, frozenset[str]] = {}
         #: Of the files that were asked for.
         self.symbols: dict[str, Symbols] = {}
         #: Directories that are never one link to a package, since the merge itself adds to them.
@@ -304,8 +313,15 @@ class Merge:
                         )
                     want(providers[needed], f"{tree.label}: {file}")
 
+        def follow(name: str) -> None:
+            for rule in self.rules(name):
+                for pattern in rule["needs"]:
+                    for match in fnmatch.filter(self.candidates, pattern) or [pattern]:
+                        want(match, name)
+
         for tree in self.packages:
             scan(tree)
+            follow(tree.deb)
         for rule in self.spec["rules"]:
             if rule["always"]:
                 for name in fnmatch.filter(self.candidates, rule["match"]):
@@ -315,17 +331,17 @@ class Merge:
             entry = self.candidates.get(name)
             if entry is None:
                 fail(f"the runtime package {name}, wanted by {by}, is not in the lock; run `pgbake lock`")
-            tree = Tree(f"runtime package {name}", entry["path"])
+            tree = Tree(f"runtime package {name}", entry["path"], deb=name)
             self.runtime[name] = tree
             scan(tree)
             licences = os.path.join(tree.usr, "share/doc", name)
             if os.path.islink(licences):  # they are another package's, as libgcc-s1's are gcc-12-base's
                 want(os.path.basename(os.readlink(licences)), name)
-            for rule in self.spec["rules"]:
-                if fnmatch.fnmatchcase(name, rule["match"]):
-                    for pattern in rule["needs"]:
-                        for match in fnmatch.filter(self.candidates, pattern) or [pattern]:
-                            want(match, name)
+            follow(name)
+
+    def rules(self, name: str) -> list[dict[str, Any]]:
+        """Return the catalogue's rules for a Debian package."""
+        return [rule for rule in self.spec["rules"] if fnmatch.fnmatchcase(name, rule["match"])]
 
     def providers(self) -> dict[str, str]:
         """Return which candidate brings a library of a name where the bundle's programs look for it."""
@@ -361,7 +377,9 @@ class Merge:
                 # libc and the loader are there before anything else, so nobody searches for them.
                 searched = [name for name in elf.needed if name not in ("libc.so.6", self.spec["loader"])]
                 hidden = elf.runpath and [n for n in searched if not self.found_by(elf.runpath, tree, file, n)]
-                if hidden:
+                if hidden and (tree.deb or tree.name.startswith("runtime package ")):
+                    tree.copies.add(file)
+                elif hidden:
                     problems.append(
                         f"{tree.label}: {file} has DT_RUNPATH {elf.runpath}, which hides the bundle's libraries "
                         f"and does not find {', '.join(hidden)}"
@@ -552,6 +570,7 @@ class Merge:
     def link(self) -> None:
         """Make the tree of links and copies."""
         self.programs: list[str] = []
+        self.freed: dict[str, str] = {}  # copies of libraries, each with its DT_RUNPATH
         trees = [*self.packages, *self.runtime.values()]
         self.merge_directories("", [(tree, tree.usr) for tree in trees])
         # Time zones are the runtime's, so that they move without a build of PostgreSQL.
@@ -575,8 +594,7 @@ class Merge:
             directories = [os.path.isdir(full) and not os.path.islink(full) for _, full in found]
             if all(directories):
                 # A directory that one package alone brings is one link, unless a program lies below it.
-                programs = (file for tree, _ in found for file, elf in tree.elves.items() if elf.is_program)
-                below = (*self.own, *programs)
+                below = (*self.own, *(file for tree, _ in found for file in tree.copies | self.placed(tree)))
                 if len(found) > 1 or any(name == path or name.startswith(path + "/") for name in below):
                     self.merge_directories(path, found)
                 else:
@@ -588,28 +606,50 @@ class Merge:
                 )
             else:
                 tree, full = found[0]
-                elf = tree.elves.get(path)
-                if elf is not None and elf.is_program:
+                if path in tree.copies:
                     shutil.copyfile(full, os.path.join(self.out, path))
                     os.chmod(os.path.join(self.out, path), 0o755)
-                    self.programs.append(path)
+                    if tree.elves[path].is_program:
+                        self.programs.append(path)
+                    else:
+                        self.freed[path] = tree.elves[path].runpath
+                elif path in self.placed(tree):
+                    self.write_anew(tree, full, path)
                 elif self.leads_elsewhere(tree, full):
                     os.symlink(os.readlink(full), os.path.join(self.out, path))
                 else:
                     self.add_link(path, full)
 
+    def placed(self, tree: Tree) -> frozenset[str]:
+        """Return the files of a package that are to be written anew."""
+        if tree.deb not in self.placed_of:
+            globs = [glob for rule in self.rules(tree.deb) for glob in rule["places"]] if tree.deb else []
+            self.placed_of[tree.deb] = frozenset(file for glob in globs for file in fnmatch.filter(tree.files, glob))
+        return self.placed_of[tree.deb]
+
+    def write_anew(self, tree: Tree, full: str, path: str) -> None:
+        """Write a text file in which the package's own files have the names that they have here."""
+        with open(full, encoding="utf-8") as file:
+            text = file.read()
+
+        def place(found: re.Match[str]) -> str:
+            here = os.path.join(tree.usr, found[1])
+            return here if os.path.exists(here) else found[0]
+
+        with open(os.path.join(self.out, path), "w", encoding="utf-8") as file:
+            file.write(re.sub(r"/usr/([\w./+-]+)", place, text))
+
     @staticmethod
     def leads_elsewhere(tree: Tree, link: str) -> bool:
         """Whether a relative link of a package leads to what only the bundle has.
 
-        That is a program, which the bundle holds as a copy, or a file of another package, as a package's
+        That is a file, which the bundle holds as a copy, or a file of another package, as a package's
         licences may be. Such a link is made anew in the bundle.
         """
         if not os.path.islink(link) or os.path.isabs(os.readlink(link)):
             return False
         target = os.path.realpath(link)
-        elf = tree.elves.get(os.path.relpath(target, tree.usr))
-        return not os.path.exists(target) or (elf is not None and elf.is_program)
+        return not os.path.exists(target) or os.path.relpath(target, tree.usr) in tree.copies
 
     def add_link(self, path: str, target: str) -> None:
         """Make one link in the tree."""
@@ -635,8 +675,21 @@ class Merge:
             if elf is None or elf.needed[:1] != [ENVIRONMENT_LIBRARY] or (elf.rpath, elf.runpath) != (rpath, ""):
                 fail(f"patchelf left {path} without its libraries")
 
+        def free(path: str) -> None:
+            # An old DT_RPATH hides nothing: those of what loads the library are searched as well.
+            near = ":".join(
+                place for place in self.freed[path].split(":") if place.startswith(("$ORIGIN", "${ORIGIN}"))
+            )
+            option = ["--force-rpath", "--set-rpath", near] if near else ["--remove-rpath"]
+            file = os.path.join(self.out, path)
+            subprocess.run(["patchelf", *option, file], check=True)
+            elf = read_elf(file)
+            if elf is None or (elf.rpath, elf.runpath) != (near, ""):
+                fail(f"patchelf left {path} with its DT_RUNPATH")
+
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(patch, self.programs))
+            list(pool.map(free, self.freed))
 
     def certificates(self) -> None:
         """Make one file of all CA certificates, as Debian's update-ca-certificates does."""
@@ -735,7 +788,10 @@ class Merge:
             yield entry, libraries, settings, before
 
     def preload(self) -> list[str]:
-        """Return shared_preload_libraries: in the manifest's order, but after what each package comes after."""
+        """Return shared_preload_libraries: in the manifest's order, but after what each package comes after.
+
+        Packages whose recipe says so come first.
+        """
         position = {name: number for number, name in enumerate(self.spec["extensions"])}
         waiting: dict[str, set[str]] = {}
         order: dict[str, int] = {}
@@ -743,7 +799,8 @@ class Merge:
             for library in libraries:
                 waiting.setdefault(library, set()).update(before)
                 # contrib's are listed by their own names
-                order[library] = position.get(library, position.get(entry["name"], len(position)))
+                place = position.get(library, position.get(entry["name"], len(position)))
+                order[library] = -1 if entry["first"] else place
         left = sorted(waiting, key=lambda library: order[library])
         found: list[str] = []
         while left:

@@ -16,6 +16,14 @@ class Server(msgspec.Struct, frozen=True):
     major: int
 
 
+class Packed(msgspec.Struct, frozen=True):
+    """One package of the bundle, by the manifest's name for it where it has one."""
+
+    name: str
+    version: str
+    origin: str = "source"
+
+
 class Extension(msgspec.Struct, frozen=True):
     """One extension as SQL knows it, and what a server needs set to use it."""
 
@@ -45,6 +53,7 @@ class Receipt(msgspec.Struct, frozen=True):
     collations: dict[str, str]
     #: The oldest Linux that the bundle runs on, such as ``3.2.0``; unknown ("") of bundles that older pgbakes made.
     kernel: str = ""
+    packages: tuple[Packed, ...] = ()
 
 
 def read_receipt(bundle: Path) -> Receipt:

@@ -19,7 +19,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -196,7 +196,7 @@ def _import(deb: Path, into: Path, wanted: Callable[[str], bool], links: Mapping
     try:
         into.mkdir(parents=True, exist_ok=True)
         paths = unpack(deb, into, wanted)
-        _relink(into, frozenset(paths))
+        _relink(into, frozenset(paths) | links.keys())
         triplets = sorted(path.name for path in (into / "usr/lib").glob("*-linux-gnu*"))
         for link, target in sorted(links.items()):
             for triplet in triplets if "{triplet}" in link else [""]:
@@ -206,9 +206,9 @@ def _import(deb: Path, into: Path, wanted: Callable[[str], bool], links: Mapping
         raise host_error(error, f"cannot import {deb.name} into {into}") from None
 
 
-def _relink(tree: Path, paths: frozenset[str]) -> None:
+def _relink(tree: Path, paths: Set[str]) -> None:
     """Make absolute links of the tree relative, where they point into ``usr/`` or at one of its paths."""
-    for path in paths:
+    for path in sorted(paths):
         link = tree / path
         if not link.is_symlink() or not (target := str(link.readlink())).startswith("/"):
             continue

@@ -134,6 +134,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preload: tuple[str, ...] | None = None
     #: Libraries and extensions that must come before this one's in shared_preload_libraries.
     after: tuple[str, ...] = ()
+    #: Its libraries come before all others in shared_preload_libraries, since a hook of theirs forgets the one before.
+    first: bool = False
     settings: dict[str, str] = {}
     #: Names of other extensions that cannot be in a bundle with this one, each with the reason.
     conflicts: dict[str, str] = {}
@@ -199,6 +201,8 @@ class RuntimeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param needs: globs of package names that must follow, since files of theirs are opened at run time.
     :param always: part of every bundle, needed or not.
     :param scripts: globs of what its maintainer scripts do, which the bundle makes otherwise or needs not.
+    :param places: globs of text files below ``usr/`` that name ``/usr/...``; the bundle has copies in which the names are
+        those of the package's own files, where it has them.
     """
 
     match: str
@@ -208,6 +212,7 @@ class RuntimeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     needs: tuple[str, ...] = ()
     always: bool = False
     scripts: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 class Debian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

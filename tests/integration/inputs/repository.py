@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -55,8 +56,11 @@ class Repository:
     def dist(self) -> Path:
         return self.root / "dists" / self.suite
 
-    def add(self, name: str, version: str = "1.0-1", **fields: str) -> Path:
-        """Build a package and put it into the pool."""
+    def add(self, name: str, version: str = "1.0-1", files: Mapping[str, str] | None = None, **fields: str) -> Path:
+        """Build a package and put it into the pool.
+
+        :param files: what it holds: path to text.
+        """
         control = {
             "Package": name,
             "Version": version,
@@ -69,6 +73,9 @@ class Repository:
         build = self.root / "build"
         (build / "DEBIAN").mkdir(parents=True)
         (build / "DEBIAN/control").write_text(text)
+        for file, content in (files or {}).items():
+            (build / file).parent.mkdir(parents=True, exist_ok=True)
+            (build / file).write_text(content)
         plain_version = version.partition(":")[2] or version
         path = f"{self.pool}/{name[0]}/{name}/{name}_{plain_version}_{control['Architecture']}.deb"
         deb = self.root / path

@@ -1,0 +1,67 @@
+"""Debian's packages with extensions: one bundle holds all of a suite's, and each is created and put to a real use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from pgbake.formats.system import host_system
+from pgbake.inputs.apt import AptRoot, Suite
+from pgbake.inputs.mirrors import host_mirrors
+from pgbake.recipes.recipe import load_catalogue
+from pgbake.store.local import LocalStore
+from tests.cache import test_cache
+from tests.projects import TestProject
+from tests.uses import Outcome, debian_names, exceptions, table, use_all
+
+#: A selection of many kinds for every run: types, indexes, hooks, workers, languages, a foreign data wrapper, a plugin.
+SELECTION = (
+    "asn1oid", "debversion", "hll", "hypopg", "ip4r", "jsquery", "numeral", "orafce", "periods", "pg_dirtyread",
+    "pg_qualstats", "pg_stat_kcache", "pg_stat_statements", "pgmp", "pgtap", "plproxy", "prefix", "rum", "semver",
+    "tdigest", "unit", "wal2json",
+)  # fmt: skip
+
+
+def _use(directory: Path, store: Path, suite: str, major: int, names: Sequence[str]) -> list[Outcome]:
+    directory.mkdir()
+    catalogue = load_catalogue()
+    built = [name for name in names if name in catalogue.recipes and catalogue.recipes[name].builder]
+    (directory / "pgbake.toml").write_text(
+        f'name = "debs-{major}"\npostgresql = {major}\nextensions = {json.dumps(list(names))}\n'
+        f'[platform]\nsuite = "{suite}"\nsecurity = false\nupdates = false\n'
+        + "".join(f'[extension.{name}]\norigin = "deb"\n' for name in built)
+    )
+    project = TestProject(directory, store, directory / "home")
+    project.pgbake("lock")
+    project.pgbake("build")
+    bundle = project.project.bundle(host_system())
+    with LocalStore(store) as opened:
+        return use_all(opened, bundle.path, names)
+
+
+def test_a_selection_of_debian_extensions_works(example: TestProject, tmp_path: Path) -> None:
+    outcomes = _use(tmp_path / "debs", example.store, "bookworm", 15, SELECTION)
+    print(table(outcomes))
+    assert [outcome.name for outcome in outcomes if outcome.failure] == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("suite", "major"), [("bookworm", 15), ("trixie", 17), ("sid", 18)])
+def test_every_debian_extension_works_or_is_known_not_to(
+    example: TestProject, tmp_path: Path, suite: str, major: int
+) -> None:
+    apt = AptRoot(test_cache() / "pgbake/apt", (Suite(suite),), host_system().debian, host_mirrors(suite))
+    apt.update()
+    names = debian_names(list(apt.packages(f"postgresql-{major}-")), major, load_catalogue())
+    outcomes = _use(tmp_path / "debs", example.store, suite, major, [*names, "pg_stat_statements"])
+    text = table(outcomes)
+    print(text)
+    if kept := os.environ.get("PGBAKE_USES"):  # for scripts/extensions-table
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        (Path(kept) / f"{suite}-{major}.txt").write_text(text)
+    assert [outcome.name for outcome in outcomes if not outcome.as_expected] == []
+    assert exceptions(major).keys() <= {outcome.name for outcome in outcomes}

@@ -1,0 +1,243 @@
+"""Every extension of a bundle is created and put to a real use: what ``catalogue/uses/NAME.sql`` says, on a live server.
+
+A use is a script for psql. It runs in a fresh database of its own, after ``CREATE EXTENSION ... CASCADE`` of all that
+the package brings; every line that it prints must be ``t``. Comments at its top may say otherwise::
+
+    -- create: NAME, NAME       the extensions to create instead; with no name: none
+    -- database: postgres       runs in that database, alone
+
+In psql's variables it finds ``major`` and a directory ``dir`` that the server may write to, in the environment ``BIN``
+with the bundle's programs. What cannot succeed stands in ``exceptions.toml`` with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pgbake.errors import ServerError
+from pgbake.bundle.receipt import Receipt, read_receipt
+from pgbake.build.sandbox import namespace_command
+from pgbake.bundle.server import Servers, Status
+from pgbake.formats.storepath import StorePath
+from pgbake.recipes.recipe import SHIPPED, Catalogue
+from pgbake.store.local import LocalStore
+from pgbake.toml import load_toml
+
+USES = SHIPPED / "uses"
+#: Extensions of one server at once.
+_AT_ONCE = 2
+#: Enough for all extensions of a suite in one server.
+_SETTINGS = {
+    "max_worker_processes": "80", "max_replication_slots": "40", "max_wal_senders": "20", "fsync": "off",
+    "max_connections": "60", "logging_collector": "off",
+}  # fmt: skip
+#: Seconds that a use may take.
+_PATIENCE = 75
+_LOST = re.compile(r"server closed the connection|terminating connection|the database system is|connection to server")
+
+
+class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An exception: a use that cannot succeed."""
+
+    name: str
+    reason: str
+    majors: tuple[int, ...] = ()
+
+
+class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    exception: tuple[Known, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one use.
+
+    :param failure: what went wrong; None where all is well.
+    :param known: the reason why it cannot succeed, from the list of exceptions.
+    """
+
+    name: str
+    version: str
+    origin: str
+    failure: str | None
+    seconds: float
+    known: str | None = None
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether it works, or fails and is known to."""
+        return (self.failure is None) == (self.known is None)
+
+
+def exceptions(major: int) -> dict[str, str]:
+    """Return the reasons of known exceptions for a major version, by name."""
+    listed = load_toml(USES / "exceptions.toml", _Exceptions).exception
+    return {known.name: known.reason for known in listed if not known.majors or major in known.majors}
+
+
+def debian_names(packages: Sequence[str], major: int, catalogue: Catalogue) -> list[str]:
+    """Return the manifest's names of Debian's packages with extensions, of all packages of ``postgresql-MAJOR-``."""
+    by_deb = {
+        recipe.deb.replace("{major}", str(major)): name for name, recipe in catalogue.recipes.items() if recipe.deb
+    }
+    names = []
+    for package in packages:
+        stem = package.removeprefix(f"postgresql-{major}-")
+        if stem == package or re.search(r"-(scripts|doc|dbgsym)$|^jit(-llvm)?$", stem):
+            continue
+        name = stem.replace("-", "_")
+        prefixed = f"pg_{name}"
+        if package in by_deb:
+            names.append(by_deb[package])
+        elif not (USES / f"{name}.sql").exists() and (
+            (USES / f"{prefixed}.sql").exists() or prefixed in catalogue.recipes
+        ):
+            names.append(prefixed)
+        else:
+            names.append(name)
+    return names
+
+
+@contextmanager
+def server(store: LocalStore, bundle: StorePath, directory: Path) -> Iterator[Status]:
+    """Run a server of a bundle for the ``with`` block.
+
+    :param directory: an empty one, which the server's user can reach.
+    """
+    servers = Servers(store, directory / "servers")
+    try:
+        status, _ = servers.up(directory / "data", bundle, None, _SETTINGS, lambda event: None)
+    except ServerError as error:
+        raise AssertionError(f"{error.message}\n{error.detail}") from error
+    try:
+        yield status
+    finally:
+        servers.down(servers.find(status.data))
+
+
+def use_all(store: LocalStore, bundle: StorePath, names: Sequence[str]) -> list[Outcome]:
+    """Create and use extensions of a bundle, each in a database of its own.
+
+    :param names: as the manifest has them.
+    :returns: in the same order.
+    """
+    receipt = read_receipt(store.physical(bundle))
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="uses-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with server(store, bundle, directory) as status:
+            users = _Uses(store, receipt, status)
+            alone = {name for name in names if _header(name, "database") is not None}
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                found = {outcome.name: outcome for outcome in pool.map(users.use, [n for n in names if n not in alone])}
+            # Another's crash takes all connections down: who lost one tries again alone.
+            for name in names:
+                outcome = found.get(name)
+                if outcome is None or (outcome.failure and _LOST.search(outcome.failure)):
+                    found[name] = users.use(name)
+    return [found[name] for name in names]
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return outcomes as text, one a line, with the failed ones last."""
+    rows = sorted(outcomes, key=lambda outcome: (not outcome.as_expected, outcome.failure is not None))
+    return "\n".join(
+        f"{outcome.name:24} {outcome.version:28} {outcome.origin:6} {outcome.seconds:5.1f}  "
+        + (outcome.failure or "works").replace("\n", "\n    ")
+        + (f"\n    known: {outcome.known}" if outcome.known else "")
+        for outcome in rows
+    )
+
+
+def _header(name: str, key: str) -> str | None:
+    file = USES / f"{name}.sql"
+    if file.exists():
+        found = re.search(rf"^-- {key}:(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return None
+
+
+@dataclass(frozen=True)
+class _Uses:
+    store: LocalStore
+    receipt: Receipt
+    status: Status
+
+    def use(self, name: str) -> Outcome:
+        started = time.monotonic()
+        package = next((p for p in self.receipt.packages if p.name == name), None)
+        try:
+            failure = self._failure(name) if package or name == "pg_stat_statements" else "it is not in the bundle"
+        except subprocess.TimeoutExpired:
+            failure = f"no answer in {_PATIENCE} s"
+        return Outcome(
+            name,
+            package.version if package else self.receipt.postgresql.version,
+            package.origin if package else "source",
+            failure,
+            time.monotonic() - started,
+            exceptions(self.receipt.postgresql.major).get(name),
+        )
+
+    def _failure(self, name: str) -> str | None:
+        file = USES / f"{name}.sql"
+        if not file.exists():
+            return f"there is no use of it: {file}"
+        listed = _header(name, "create")
+        if listed is not None:
+            extensions = [word.strip() for word in listed.split(",") if word.strip()]
+        else:
+            extensions = [e.name for e in self.receipt.extensions if e.package == name] or [name]
+        database = _header(name, "database")
+        if database is None:
+            # Another name each time: to drop one waits for all workers, of which some never answer.
+            database = f"use_{name}_{time.monotonic_ns()}"
+            for _ in range(60):  # another's use may have brought the server down, which is then coming back
+                made = self._psql("postgres", f'CREATE DATABASE "{database}" TEMPLATE template0')
+                if not _LOST.search(made.stderr):
+                    break
+                time.sleep(0.5)
+            if made.returncode != 0:
+                return made.stderr
+        directory = self.status.data.parent / f"files-{name}"
+        directory.mkdir(exist_ok=True)
+        directory.chmod(0o777)
+        script = "SET client_min_messages = error;\n"
+        script += "".join(f'CREATE EXTENSION IF NOT EXISTS "{e}" CASCADE;\n' for e in extensions)
+        script += "\\o /dev/null\nSELECT 1;\n\\o\n"
+        script += file.read_text(encoding="utf-8")
+        done = self._psql(database, script, f"dir={directory}", f"major={self.receipt.postgresql.major}")
+        if done.returncode != 0:
+            return f"{done.stdout}{done.stderr}".strip()[-800:]
+        wrong = [number for number, line in enumerate(done.stdout.splitlines(), 1) if line not in ("t", "")]
+        if wrong or not done.stdout.strip():
+            return f"answers {', '.join(map(str, wrong))} are wrong:\n{done.stdout}{done.stderr}".strip()[-800:]
+        return None
+
+    def _psql(self, database: str, script: str, *variables: str) -> subprocess.CompletedProcess[str]:
+        program = f"{self.status.bundle}/bin/psql"
+        words = [word for variable in ("ON_ERROR_STOP=1", *variables) for word in ("-v", variable)]
+        environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PGHOST": str(self.status.data),
+            "PGPORT": str(self.status.port),
+            "PGUSER": "postgres",
+            "PGDATABASE": database,
+            "PGCLIENTENCODING": "UTF8",
+            "BIN": f"{self.status.bundle}/bin",
+        }
+        return subprocess.run(
+            namespace_command(self.store, [program, "-XAtq", *words]),
+            env=environment, input=script, capture_output=True, text=True, check=False, timeout=_PATIENCE,
+        )  # fmt: skip
