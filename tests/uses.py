@@ -1,4 +1,4 @@
-"""Every extension of a bundle is created and put to a real use: what ``catalogue/uses/NAME.sql`` says, on a live server.
+"""Every extension of a bundle is created and put to a real use, as ``catalogue/uses/NAME.sql`` says, on a live server.
 
 A use is a script for psql. It runs in a fresh database of its own, after ``CREATE EXTENSION ... CASCADE`` of all that
 the package brings; every line that it prints must be ``t``. Comments at its top may say otherwise::

@@ -33,7 +33,7 @@ RECIPE = 'name = "x"\nsummary = "s"\nlicence = "l"\nbuilder = "pgxs"\n'
             RECIPE + 'source = { debian = "x", name = 1 }\n',
             5,
             'unknown key "name" in [source]',
-            "debian, url, path",
+            "debian, pool, url",
         ),
         (Recipe, RECIPE + 'source.debian = "x"\n[provides.a]\npreload = "x"\n', 7, "preload: expected array", "a list"),
         (Recipe, RECIPE + 'source.debian = "x"\n[provides.a]\nprload = []\n', 7, 'key "prload"', "mean preload?"),

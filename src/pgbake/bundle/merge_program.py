@@ -255,7 +255,7 @@ class Tree:
             elf = read_elf(full)
             if elf is not None:
                 self.elves[file] = elf
-        #: The files that the bundle has copies of, patched: programs, and libraries with a DT_RUNPATH that hides others.
+        #: Of which the bundle has patched copies: programs, and libraries with a DT_RUNPATH that hides others.
         self.copies = {file for file, elf in self.elves.items() if elf.is_program}
 
 

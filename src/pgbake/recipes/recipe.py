@@ -201,8 +201,8 @@ class RuntimeRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param needs: globs of package names that must follow, since files of theirs are opened at run time.
     :param always: part of every bundle, needed or not.
     :param scripts: globs of what its maintainer scripts do, which the bundle makes otherwise or needs not.
-    :param places: globs of text files below ``usr/`` that name ``/usr/...``; the bundle has copies in which the names are
-        those of the package's own files, where it has them.
+    :param places: globs of text files below ``usr/`` that name ``/usr/...``; the bundle has copies in which the names
+        are those of the package's own files, where it has them.
     """
 
     match: str

@@ -62,7 +62,8 @@ def birds(example: TestProject, tmp_path: Path, served: str, keys: Keys) -> Test
     shutil.copy(EXAMPLE / "pgbake.lock", directory)
     shutil.copy(keys.keyring, directory / "birds.gpg")
     (directory / "pgbake.toml").write_text(
-        'name = "birds"\npostgresql = 15\nextensions = ["heron"]\n[platform]\nsuite = "bookworm"\nsecurity = false\nupdates = false\n'
+        'name = "birds"\npostgresql = 15\nextensions = ["heron"]\n[platform]\nsuite = "bookworm"\n'
+        "security = false\nupdates = false\n"
         f'[[platform.repository]]\nname = "birds"\nurl = "{served}"\nsuite = "birds"\nkey = "birds.gpg"\n'
     )
     return TestProject(directory, example.store, example.home)

@@ -27,7 +27,7 @@ class Packages:
         self.directory = directory
         self.packages: list[dict[str, Any]] = []
         self.runtime: list[dict[str, Any]] = []
-        self.rules: list[dict[str, Any]] = [{"match": "tzdata", "needs": [], "always": True}]
+        self.rules: list[dict[str, Any]] = [{"match": "tzdata", "needs": [], "always": True, "places": []}]
         self.write(self.add_runtime("tzdata"), "usr/share/zoneinfo/UTC", "TZif")
         libc = self.add_runtime("libc6")
         (libc / f"usr/lib/{TRIPLET}").mkdir(parents=True)
@@ -145,7 +145,7 @@ def test_only_what_is_needed_is_taken_and_what_it_needs_follows(packages: Packag
     over = packages.library(packages.add_runtime("libover1"), "libover.so.1", str(base))
     packages.library(packages.add_runtime("libidle1"), "libidle.so.1")
     data = packages.write(packages.add_runtime("over-data"), "usr/share/over/data", "data")
-    packages.rules.append({"match": "libover*", "needs": ["over-data"], "always": False})
+    packages.rules.append({"match": "libover*", "needs": ["over-data"], "always": False, "places": []})
     licence = packages.add_runtime("liblicence1")
     (licence / "usr/share/doc").mkdir(parents=True)
     packages.program(packages.add("server"), "tool", str(over), str(base))
@@ -386,6 +386,7 @@ class Needs:
         *,
         asks: bool = False,
         after: tuple[str, ...] = (),
+        first: bool = False,
         requires: str = "",
         older: bool = False,
         many: bool = False,
@@ -396,7 +397,7 @@ class Needs:
         top = self.packages.add(name)
         self.packages.packages[-1] |= {
             "version": version, "receipt": True, "licence": "MIT", "source": {}, "origin": "source", "many": many,
-            "older": older, "after": after, "needs": {("" if key == "whole" else key): n for key, n in needs.items()},
+            "older": older, "after": after, "first": first, "needs": {("" if key == "whole" else key): n for key, n in needs.items()},
         }  # fmt: skip
         directory = "usr/share/postgresql/15/extension"
         control = f"default_version = '{version}'\nmodule_pathname = '$libdir/{name}'\nrequires = '{requires}'\n"
@@ -448,6 +449,12 @@ def test_preloading_has_an_order_that_works(needs: Needs) -> None:
     needs.add("base", asks=True)
     needs.add("statements", asks=True)
     assert needs.merge("kcache", "user", "statements", "base").preload() == ["statements", "kcache", "base", "user"]
+
+
+def test_one_may_have_to_be_first(needs: Needs) -> None:
+    needs.add("a", asks=True)
+    needs.add("b", asks=True, first=True)
+    assert needs.merge("a", "b").preload() == ["b", "a"]
 
 
 def test_two_that_must_each_come_after_the_other_are_preloaded_all_the_same(needs: Needs) -> None:

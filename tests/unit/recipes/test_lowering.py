@@ -55,7 +55,7 @@ def whole_catalogue(catalogue: Catalogue, suite: str, major: int) -> Manifest:
     names = [
         name
         for name, recipe in sorted(catalogue.recipes.items())
-        if name != "postgresql" and recipe.source_for(major, suite)
+        if name != "postgresql" and recipe.builder != "cargo" and recipe.source_for(major, suite)
     ]
     parts = [name for name, recipe in sorted(catalogue.providers.items()) if recipe.name in names]
     return Manifest("whole", major, (*names, *parts), platform=Platform(suite, tuple(SYSTEMS)))
