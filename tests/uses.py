@@ -24,10 +24,10 @@ from pathlib import Path
 
 import msgspec
 
-from pgbake.errors import ServerError
-from pgbake.bundle.receipt import Receipt, read_receipt
 from pgbake.build.sandbox import namespace_command
+from pgbake.bundle.receipt import Receipt, read_receipt
 from pgbake.bundle.server import Servers, Status
+from pgbake.errors import ServerError
 from pgbake.formats.storepath import StorePath
 from pgbake.recipes.recipe import SHIPPED, Catalogue
 from pgbake.store.local import LocalStore
@@ -139,9 +139,7 @@ def use_all(store: LocalStore, bundle: StorePath, names: Sequence[str]) -> list[
             users = _Uses(store, receipt, status)
             alone = {name for name in names if _header(name, "database") is not None}
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                found = {
-                    outcome.name: outcome for outcome in pool.map(users.use, [n for n in names if n not in alone])
-                }
+                found = {outcome.name: outcome for outcome in pool.map(users.use, [n for n in names if n not in alone])}
             # Another's crash takes all connections down: who lost one tries again alone.
             for name in names:
                 outcome = found.get(name)
@@ -227,9 +225,7 @@ class _Uses:
             return f"answers {', '.join(map(str, wrong))} are wrong:\n{done.stdout}{done.stderr}".strip()[-800:]
         return None
 
-    def _psql(
-        self, database: str, script: str, *variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def _psql(self, database: str, script: str, *variables: str) -> subprocess.CompletedProcess[str]:
         program = f"{self.status.bundle}/bin/psql"
         words = [word for variable in ("ON_ERROR_STOP=1", *variables) for word in ("-v", variable)]
         environment = {

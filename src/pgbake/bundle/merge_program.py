@@ -673,7 +673,9 @@ class Merge:
 
         def free(path: str) -> None:
             # An old DT_RPATH hides nothing: those of what loads the library are searched as well.
-            near = ":".join(place for place in self.freed[path].split(":") if place.startswith(("$ORIGIN", "${ORIGIN}")))
+            near = ":".join(
+                place for place in self.freed[path].split(":") if place.startswith(("$ORIGIN", "${ORIGIN}"))
+            )
             option = ["--force-rpath", "--set-rpath", near] if near else ["--remove-rpath"]
             file = os.path.join(self.out, path)
             subprocess.run(["patchelf", *option, file], check=True)

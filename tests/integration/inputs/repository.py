@@ -56,9 +56,7 @@ class Repository:
     def dist(self) -> Path:
         return self.root / "dists" / self.suite
 
-    def add(
-        self, name: str, version: str = "1.0-1", files: Mapping[str, str] | None = None, **fields: str
-    ) -> Path:
+    def add(self, name: str, version: str = "1.0-1", files: Mapping[str, str] | None = None, **fields: str) -> Path:
         """Build a package and put it into the pool.
 
         :param files: what it holds: path to text.
