@@ -24,10 +24,10 @@ from pathlib import Path
 
 import msgspec
 
-from pgbake.errors import ServerError
-from pgbake.bundle.receipt import Receipt, read_receipt
 from pgbake.build.sandbox import namespace_command
+from pgbake.bundle.receipt import Receipt, read_receipt
 from pgbake.bundle.server import Servers, Status
+from pgbake.errors import ServerError
 from pgbake.formats.storepath import StorePath
 from pgbake.recipes.recipe import SHIPPED, Catalogue
 from pgbake.store.local import LocalStore
