@@ -397,7 +397,8 @@ class Needs:
         top = self.packages.add(name)
         self.packages.packages[-1] |= {
             "version": version, "receipt": True, "licence": "MIT", "source": {}, "origin": "source", "many": many,
-            "older": older, "after": after, "first": first, "needs": {("" if key == "whole" else key): n for key, n in needs.items()},
+            "older": older, "after": after, "first": first,
+            "needs": {("" if key == "whole" else key): words for key, words in needs.items()},
         }  # fmt: skip
         directory = "usr/share/postgresql/15/extension"
         control = f"default_version = '{version}'\nmodule_pathname = '$libdir/{name}'\nrequires = '{requires}'\n"
