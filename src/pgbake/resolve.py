@@ -12,7 +12,7 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,6 +121,8 @@ class Resolver:
         self._required = requirements(manifest, catalogue, directory)
         self._previous = previous if previous and previous.platform == self._required.platform else None
         self._update = update
+        #: Control fields, by architecture and package.
+        self._seen: dict[str, dict[str, Mapping[str, str]]] = {}
         if update:
             self._check_names(update)
 
@@ -297,7 +299,11 @@ class Resolver:
         # Where extensions are added and nothing else, what libraries the headers bring is known from before.
         added = old is not None and same and not touched and wants >= set(old.deb_wants)
         self._check_extensions(apt.root, wants - set(old.deb_wants) if old else wants)
-        fresh = self._runtime_packages(apt.root, tuple(old.runtime) if old and added else None)
+        fresh = (
+            self._runtime_packages(apt.root, tuple(old.runtime), old.debs.keys())
+            if old and added
+            else self._runtime_packages(apt.root, None)
+        )
 
         def keep(pins: Mapping[str, Pin], before: Mapping[str, Pin], whole: str) -> dict[str, Pin]:
             stays = {name for name in pins.keys() & before.keys() if not self._moves(whole) and not self._moves(name)}
@@ -319,13 +325,13 @@ class Resolver:
         """
         prefix = f"postgresql-{self._major}-"
         new = [want for want in wants if all(name.startswith(prefix) for name in deb_names(want))]
-        known = apt.packages(prefix) if new else {}
+        known = apt.names() if new else frozenset()
         suite = self._required.platform.suite
         for want in new:
             extension = self._required.debs[want]
             package = next((name for name in deb_names(want) if name in known), None)
             if package is None:
-                raise unknown_extension(extension, self._major, suite, self._catalogue, known)
+                raise unknown_extension(extension, self._major, suite, self._catalogue, apt.packages(prefix))
             version = want.partition("=")[2].partition("|")[0].strip().removesuffix("*")
             versions = apt.versions(package) if version else {}
             if version and not any(has.startswith(version) for has in versions):
@@ -406,7 +412,7 @@ class Resolver:
         if fresh:
             files = fetch(fresh, self._mirrors, self._downloads, self._report)
             check_scripts(self._catalogue, files)
-            controls = apt.root.controls(fresh)
+            controls = self._controls(apt.root, fresh)
             title = f"{len(fresh)} packages with extensions ({system.debian})"
             with task(self._report, f"extensions {system}", "unpack", title), self._store.scratch() as scratch:
 
@@ -420,15 +426,25 @@ class Resolver:
                         done[name] = DebPin(**_fields(pin), tree=tree, licence=licence, depends=depends)
         return dict(sorted(done.items()))
 
-    def _runtime_packages(self, apt: AptRoot, libraries: Sequence[str] | None) -> dict[str, Pin]:
+    def _controls(self, apt: AptRoot, names: Iterable[str]) -> dict[str, Mapping[str, str]]:
+        """Return the control fields of packages, each asked for once."""
+        seen = self._seen.setdefault(apt.arch, {})
+        if missing := set(names) - seen.keys():
+            seen |= apt.controls(missing)
+        return seen
+
+    def _runtime_packages(
+        self, apt: AptRoot, libraries: Sequence[str] | None, already: Set[str] = frozenset()
+    ) -> dict[str, Pin]:
         """Resolve what a bundle may need at run time: packages with extensions, libraries, and what these need.
 
         :param libraries: those behind the header packages; None has them found.
+        :param already: packages with extensions that are known from before.
         """
         wants = self._required.runtime
         if libraries is None:
             together = apt.resolve(wants)
-            controls = apt.controls(together)
+            controls = self._controls(apt, together)
             seeds, pending, seen = (
                 set[str](),
                 {next(n for n in _names(want) if n in together) for want in wants},
@@ -445,10 +461,11 @@ class Resolver:
             seeds = set(libraries)
         # Once more without the header packages, which would tie libraries to their own build's versions.
         resolved = apt.resolve(sorted(seeds | self._required.debs.keys()), server_packages(self._major))
-        controls = apt.controls(resolved)
+        known = set(libraries or ())
+        controls = self._controls(apt, resolved.keys() - known - already)
         named = {name for want in wants for name in _names(want) if name in controls}
         named = {name for name in named if not _is_for_building(controls[name])}
-        named |= {name for name in libraries or () if name in controls}
+        named |= known | already
         rules = self._catalogue.debian.runtime
         opened = [glob for rule in rules if fnmatch.filter(resolved, rule.match) for glob in rule.needs]
         sections = self._catalogue.debian.sections

@@ -247,6 +247,11 @@ class Tree:
         self.older = older
         self.usr = os.path.join(path, "usr")
         self.files = list(files_below(self.usr))
+        #: The names in each directory, since many questions are about one.
+        self.names: dict[str, list[str]] = {}
+        for file in self.files:
+            where, _, name = file.rpartition("/")
+            self.names.setdefault(where, []).append(name)
         self.elves: dict[str, Elf] = {}
         for file in self.files:
             full = os.path.join(self.usr, file)
@@ -277,6 +282,7 @@ class Merge:
         self.libraries_by_name: dict[str, tuple[str, Elf]] = {}
         #: By Debian's name of a package: the files that are to be written anew.
         self.placed_of: dict[str, frozenset[str]] = {}
+        self.extensions_of: dict[str, list[dict[str, Any]]] = {}
         #: Of the files that were asked for.
         self.symbols: dict[str, Symbols] = {}
         #: Directories that are never one link to a package, since the merge itself adds to them.
@@ -422,15 +428,15 @@ class Merge:
         :param where: the directory that a control file names, below PostgreSQL's ``share``.
         """
         directory = f"share/postgresql/{self.major}/{where}"
-        return [os.path.basename(f) for f in tree.files if os.path.dirname(f) == directory and f.endswith(".sql")]
+        return [name for name in tree.names.get(directory, ()) if name.endswith(".sql")]
 
     def controls(self, tree: Tree) -> list[str]:
         """Return the primary control files of a package, one for each extension."""
         directory = f"share/postgresql/{self.major}/extension"
         return [
-            file
-            for file in tree.files
-            if os.path.dirname(file) == directory and file.endswith(".control") and "--" not in file
+            f"{directory}/{name}"
+            for name in tree.names.get(directory, ())
+            if name.endswith(".control") and "--" not in name
         ]
 
     def check_required(self) -> None:
@@ -473,6 +479,7 @@ class Merge:
                 files = self.loaded_with(os.path.join(tree.usr, server), tree.elves[server])
                 scope = self.defined_by([*files, *self.loaded_by_name(ENVIRONMENT_LIBRARY)])
         extensions = self.all_extensions()
+        ours = tuple(package.usr + "/" for package in self.packages)
         problems = []
         for tree in self.packages:
             own = [e for e in extensions if e["package"] == tree.name]
@@ -481,12 +488,9 @@ class Merge:
                     continue
                 files = self.loaded_with(os.path.join(tree.usr, file), elf)
                 # Libraries of Debian's are Debian's to get right.
-                wanted = {
-                    symbol
-                    for loaded in files
-                    if any(loaded.startswith(package.usr + "/") for package in self.packages)
-                    for symbol in self.symbols_of(loaded).undefined
-                }
+                wanted = set[bytes]().union(
+                    *(self.symbols_of(loaded).undefined for loaded in files if loaded.startswith(ours))
+                )
                 missing = wanted - scope
                 missing = missing and missing - self.defined_by(files)
                 missing = missing and missing - self.defined_by(self.loaded_before(file, own, extensions))
@@ -503,7 +507,7 @@ class Merge:
 
     def defined_by(self, paths: Iterable[str]) -> set[bytes]:
         """Return what files define."""
-        return {symbol for path in paths for symbol in self.symbols_of(path).defined}
+        return set[bytes]().union(*(self.symbols_of(path).defined for path in paths))
 
     def loaded_with(self, path: str, elf: Elf) -> list[str]:
         """Return the files that the loader maps for a file: itself, what it needs, and what that needs."""
@@ -832,11 +836,15 @@ class Merge:
 
     def extensions(self, entry: dict[str, Any], tree: Tree) -> list[dict[str, Any]]:
         """Describe the extensions that a package brings, from their control files."""
+        if tree.usr not in self.extensions_of:
+            self.extensions_of[tree.usr] = self.read_extensions(entry, tree)
+        return self.extensions_of[tree.usr]
+
+    def read_extensions(self, entry: dict[str, Any], tree: Tree) -> list[dict[str, Any]]:
+        """Do what :meth:`extensions` asks for, which is asked often."""
         found = []
         scripts = self.scripts(tree)
-        modules = sorted(
-            os.path.basename(f) for f in tree.files if os.path.dirname(f) == self.modules and f.endswith(".so")
-        )
+        modules = sorted(name for name in tree.names.get(self.modules, ()) if name.endswith(".so"))
         for file in self.controls(tree):
             name = os.path.basename(file).removesuffix(".control")
             control = read_control(os.path.join(tree.usr, file))

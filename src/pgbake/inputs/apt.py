@@ -22,7 +22,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 #: A line of ``--print-uris``; the second word has the package and version, the epoch's colon as ``%3a``.
 _URI_LINE = re.compile(r"'(?P<uri>[^']+)' (?P<name>\S+) (?P<size>\d+)(?: SHA256:(?P<sha256>[0-9a-f]{64}))?")
+#: Names of packages, by apt root and the time of its last update.
+_NAMES: dict[tuple[Path, int], frozenset[str]] = {}
 #: What of the host's configuration holds here too, lower case.
 _KEPT_SETTINGS = (
     "acquire::http::",
@@ -187,6 +189,15 @@ class AptRoot:
         fields = {stanza["Package"]: dict(stanza) for stanza in Deb822.iter_paragraphs(shown)}
         return {name: fields[name] for name in (_bare(want) for want in wanted)}
 
+    def names(self) -> frozenset[str]:
+        """Return the names that the indexes know, those included that packages only depend on."""
+        self._require_index()
+        # asked for once after each update
+        key = (self.path, (self.path / "etc" / "sources.list").stat().st_mtime_ns)
+        if key not in _NAMES:
+            _NAMES[key] = frozenset(self._query("apt-cache", "pkgnames").stdout.split())
+        return _NAMES[key]
+
     def packages(self, prefix: str) -> dict[str, Mapping[str, str]]:
         """Return the control fields of every package whose name begins with ``prefix``, sorted by name."""
         known = self._query("apt-cache", "pkgnames", "--", prefix).stdout.split()
@@ -258,7 +269,7 @@ class AptRoot:
         apt reads a name that it does not know as a pattern or an option (``foo-`` removes), so all are
         checked before it sees them.
         """
-        known = set(self._query("apt-cache", "pkgnames").stdout.split())
+        known = self.names()
         wanted = set[str]()
         for want in set(names):
             choices = [choice.strip() for choice in want.split("|")]
@@ -285,7 +296,7 @@ class AptRoot:
         # A cache of its own, since apt's depends on the status.
         return ("-o", f"Dir::State::status={place}/status", "-o", f"Dir::Cache={place}")
 
-    def _unknown(self, name: str, known: set[str]) -> InputError:
+    def _unknown(self, name: str, known: Set[str]) -> InputError:
         if _PACKAGE_NAME.fullmatch(name):
             shown = self._query("apt-cache", "showpkg", "--", name, check=False).stdout
             rows = shown.partition("Reverse Provides:")[2].splitlines()
@@ -443,10 +454,13 @@ class AptRoot:
 
     def _query(self, program: str, *args: str, check: bool = True) -> Completed:
         """Ask apt, after a first update where there was none."""
-        if not (self.path / "etc" / "sources.list").exists():
-            self.update()
+        self._require_index()
         with self._locked(fcntl.LOCK_SH) as lock:
             return self._apt(lock, program, *args, check=check)
+
+    def _require_index(self) -> None:
+        if not (self.path / "etc" / "sources.list").exists():
+            self.update()
 
     def _apt(self, lock: int, program: str, *args: str, check: bool = True) -> Completed:
         env = {**_environment(), "APT_CONFIG": str(self.path / "apt.conf")}
