@@ -104,6 +104,7 @@ def test_all_of_them_work(rich: TestProject, data: Path) -> None:
         server.sql(f"INSERT INTO m {hours}")
         assert server.sql("SELECT count(*) FROM show_chunks('m')") == "3"
         assert server.sql("SELECT count(*) FROM (SELECT time_bucket('1 day', at) FROM m GROUP BY 1) t") == "3"
+    assert "terminated by signal" not in (data / "one/server.log").read_text()  # at the end of a session, neither
 
 
 def test_every_library_is_there_and_no_file_knows_its_build(rich: TestProject) -> None:

@@ -347,7 +347,7 @@ int main(int argc, char **argv, char **env)
         char *name = setlocale(atoi(argv[2]), argv[3]);
         puts(name ? name : "refused");
     } else if (IS("newlocale")) {
-        puts(newlocale(LC_ALL_MASK, argv[2], (locale_t)0) ? "made" : strerror(errno));
+        puts(newlocale(argc > 3 ? 0 : LC_ALL_MASK, argv[2], (locale_t)0) ? "made" : strerror(errno));
     } else if (IS("iconv")) {
         puts(iconv_open("UTF-8", argv[2]) == (iconv_t)-1 ? strerror(errno) : "known");
     } else if (IS("perl")) {

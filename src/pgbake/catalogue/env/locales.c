@@ -167,7 +167,7 @@ EXPORT locale_t newlocale(int mask, const char *name, locale_t base)
 
     if (!libc.connect)
         start();
-    if (!name || !our_value("LOCPATH"))
+    if (!name || !mask || !our_value("LOCPATH")) /* no category at all: libgfortran's way to ask for C */
         return libc.newlocale(mask, name, base);
     if (mask == 1 << LC_ALL)
         mask = LC_ALL_MASK;
