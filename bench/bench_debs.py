@@ -46,7 +46,8 @@ def main() -> None:
         locked = time.monotonic()
         project.pgbake("build")
         now = time.monotonic()
-        print(f"one more: {now - begin:.2f} s (bar 2), of which lock {locked - begin:.2f} s, build {now - locked:.2f} s")
+        parts = f"lock {locked - begin:.2f} s, build {now - locked:.2f} s"
+        print(f"one more: {now - begin:.2f} s (bar 2): {parts}")
 
 
 def _write(project: TestProject, names: Sequence[str]) -> None:

@@ -68,12 +68,13 @@ class Project:
         """
         from pgbake.inputs.mirrors import host_mirrors, manifest_mirrors
         from pgbake.inputs.registry import Registry
+        from pgbake.places import cache_dir
 
         platform = self.manifest.platform
         if platform.mirrors:
             mirrors = manifest_mirrors(platform.mirrors, platform.security_mirrors)
         else:
-            mirrors = host_mirrors(platform.suite)
+            mirrors = host_mirrors(platform.suite, cache_dir())
         others = tuple((repository.name, repository.url.rstrip("/")) for repository in platform.repository)
         return dataclasses.replace(mirrors, repositories=others, crates=Registry(platform.crates).templates)
 

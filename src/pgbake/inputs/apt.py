@@ -102,7 +102,8 @@ class AptRoot:
     @property
     def path(self) -> Path:
         """Where this root lies; other suites, architectures, mirrors or keys have another place."""
-        key = repr((self.suites, self.arch, self.mirrors, self.keyring))
+        mirrors = (self.mirrors.debian, self.mirrors.security, self.mirrors.repositories)
+        key = repr((self.suites, self.arch, mirrors, self.keyring))
         return self.cache.absolute() / f"{self.arch}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
     def update(self) -> None:

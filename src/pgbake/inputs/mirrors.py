@@ -6,14 +6,19 @@ knows the nearest, or from the manifest.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from pgbake.errors import HostError, ManifestError
+from pgbake.files import write_whole
 from pgbake.inputs.pins import Archive
 from pgbake.run import run
 
@@ -80,7 +85,7 @@ def manifest_mirrors(debian: Sequence[str], security: Sequence[str] = ()) -> Mir
     return Mirrors(_distinct(debian), _distinct(security))
 
 
-def host_mirrors(suite: str) -> Mirrors:
+def host_mirrors(suite: str, memory: Path | None = None) -> Mirrors:
     """Return the mirrors of Debian that the host's apt is configured with, in its order.
 
     apt itself parses its configuration (one-line and deb822 sources, options, disabled entries).
@@ -89,8 +94,44 @@ def host_mirrors(suite: str) -> Mirrors:
     signature to :class:`pgbake.inputs.apt.AptRoot`.)
 
     :param suite: the platform's, such as ``bookworm``; mirrors configured for it come first.
+    :param memory: a directory in which the answer is kept for as long as apt's configuration stays as it is, since
+        apt takes half a second for it.
     :raises HostError: apt is not installed, or is configured with no mirror of Debian.
     """
+    remembered = memory / f"mirrors-{_state_of_apt(suite)}" if memory and "APT_CONFIG" not in os.environ else None
+    if remembered is not None:
+        with suppress(OSError, msgspec.MsgspecError):
+            known = msgspec.json.decode(remembered.read_bytes(), type=_Known)
+            return Mirrors(known.debian, known.security)
+    mirrors = _ask_apt(suite)
+    if remembered is not None:
+        with suppress(OSError):
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(remembered, msgspec.json.encode({"debian": mirrors.debian, "security": mirrors.security}))
+    return mirrors
+
+
+def _state_of_apt(suite: str) -> str:
+    """Return a digest that changes with apt's configuration, and with what it has fetched."""
+    places = [Path("/etc/apt"), *(Path("/etc/apt") / name for name in _APTS_DIRECTORIES), Path("/var/lib/apt/lists")]
+    seen: list[object] = [suite, os.environ.get("PATH")]
+    for place in places:
+        with suppress(OSError):
+            for file in (place, *sorted(place.iterdir())) if place.name != "lists" else (place,):
+                found = file.stat()
+                seen.append((str(file), found.st_mtime_ns, found.st_size, found.st_ino))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+
+class _Known(msgspec.Struct):
+    debian: tuple[str, ...]
+    security: tuple[str, ...]
+
+
+_APTS_DIRECTORIES = ("apt.conf.d", "sources.list.d", "mirrors", "mirrorlists")
+
+
+def _ask_apt(suite: str) -> Mirrors:
     with ThreadPoolExecutor(2) as pool:  # apt takes half a second for each
         fetched, configured = pool.map(lambda options: _index_targets(*options), ((), ("--no-release-info",)))
     origins = {(row[0], row[3]): row[1] for row in fetched}
