@@ -360,4 +360,5 @@ def build_environment(recipe: Recipe, major: int, version: str) -> dict[str, str
 
 def _words(words: Sequence[str]) -> str:
     """Quote words for the shell that evaluates them, but for the variables that they name."""
-    return " ".join('"' + re.sub(r'(["\\`])', r"\\\1", word) + '"' for word in words)
+    # What is make's own, $(NAME), stays make's.
+    return " ".join('"' + re.sub(r'(["\\`]|\$(?![A-Za-z_]))', r"\\\1", word) + '"' for word in words)
