@@ -8,6 +8,9 @@ the package brings; every line that it prints must be ``t``. Comments at its top
 
 In psql's variables it finds ``major`` and a directory ``dir`` that the server may write to, in the environment ``BIN``
 with the bundle's programs. What cannot succeed stands in ``exceptions.toml`` with the reason.
+
+A crash takes all connections down, so uses that lost theirs are tried again. The crash itself is a failure: of the
+use whose process it was, even after its last answer, or else of the server.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -39,10 +42,12 @@ _AT_ONCE = 2
 #: Enough for all extensions of a suite in one server.
 _SETTINGS = {
     "max_worker_processes": "80", "max_replication_slots": "40", "max_wal_senders": "20", "fsync": "off",
-    "max_connections": "60", "logging_collector": "off",
+    "max_connections": "60", "logging_collector": "off", "log_connections": "on", "log_line_prefix": "%m [%p] ",
 }  # fmt: skip
 #: Seconds that a use may take.
 _PATIENCE = 75
+_CRASH = re.compile(r"LOG:  (.* \(PID (\d+)\) was terminated by signal .*)")
+_CONNECTION = re.compile(r"\[(\d+)\] LOG:  .*connection authorized: .*application_name=use:(\S+)")
 _LOST = re.compile(r"server closed the connection|terminating connection|the database system is|connection to server")
 
 
@@ -64,6 +69,7 @@ class Outcome:
 
     :param failure: what went wrong; None where all is well.
     :param known: the reason why it cannot succeed, from the list of exceptions.
+    :param lost: what the first try died of, where there was a second.
     """
 
     name: str
@@ -72,6 +78,7 @@ class Outcome:
     failure: str | None
     seconds: float
     known: str | None = None
+    lost: str | None = None
 
     @property
     def as_expected(self) -> bool:
@@ -129,7 +136,7 @@ def use_all(store: LocalStore, bundle: StorePath, names: Sequence[str]) -> list[
     """Create and use extensions of a bundle, each in a database of its own.
 
     :param names: as the manifest has them.
-    :returns: in the same order.
+    :returns: in the same order; behind them, one for each crash of a process that was none of theirs.
     """
     receipt = read_receipt(store.physical(bundle))
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="uses-") as name:
@@ -143,9 +150,31 @@ def use_all(store: LocalStore, bundle: StorePath, names: Sequence[str]) -> list[
             # Another's crash takes all connections down: who lost one tries again alone.
             for name in names:
                 outcome = found.get(name)
-                if outcome is None or (outcome.failure and _LOST.search(outcome.failure)):
+                if outcome is None:
                     found[name] = users.use(name)
-    return [found[name] for name in names]
+                elif outcome.failure and _LOST.search(outcome.failure):
+                    found[name] = replace(users.use(name), lost=outcome.failure)
+        log = (status.data / "server.log").read_text(encoding="utf-8", errors="replace")
+    others = []
+    for user, crash in crashes(log):
+        if user in found:
+            outcome = found[user]
+            found[user] = replace(outcome, failure="\n".join(filter(None, (outcome.failure, crash))))
+        else:
+            others.append(Outcome("(server)", receipt.postgresql.version, "", crash, 0))
+    return [*(found[name] for name in names), *others]
+
+
+def crashes(log: str) -> list[tuple[str | None, str]]:
+    """Return what a server's log tells of processes that a signal ended: whose use it was, if any, and the message."""
+    users: dict[str, str] = {}
+    found: list[tuple[str | None, str]] = []
+    for line in log.splitlines():
+        if connection := _CONNECTION.search(line):
+            users[connection[1]] = connection[2]
+        elif crash := _CRASH.search(line):
+            found.append((users.get(crash[2]), crash[1]))
+    return found
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -155,6 +184,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         f"{outcome.name:24} {outcome.version:28} {outcome.origin:6} {outcome.seconds:5.1f}  "
         + (outcome.failure or "works").replace("\n", "\n    ")
         + (f"\n    known: {outcome.known}" if outcome.known else "")
+        + (f"\n    tried again after: {' '.join(outcome.lost.split())}" if outcome.lost else "")
         for outcome in rows
     )
 
@@ -204,7 +234,7 @@ class _Uses:
             # Another name each time: to drop one waits for all workers, of which some never answer.
             database = f"use_{name}_{time.monotonic_ns()}"
             for _ in range(60):  # another's use may have brought the server down, which is then coming back
-                made = self._psql("postgres", f'CREATE DATABASE "{database}" TEMPLATE template0')
+                made = self._psql(name, "postgres", f'CREATE DATABASE "{database}" TEMPLATE template0')
                 if not _LOST.search(made.stderr):
                     break
                 time.sleep(0.5)
@@ -217,7 +247,7 @@ class _Uses:
         script += "".join(f'CREATE EXTENSION IF NOT EXISTS "{e}" CASCADE;\n' for e in extensions)
         script += "\\o /dev/null\nSELECT 1;\n\\o\n"
         script += file.read_text(encoding="utf-8")
-        done = self._psql(database, script, f"dir={directory}", f"major={self.receipt.postgresql.major}")
+        done = self._psql(name, database, script, f"dir={directory}", f"major={self.receipt.postgresql.major}")
         if done.returncode != 0:
             return f"{done.stdout}{done.stderr}".strip()[-800:]
         wrong = [number for number, line in enumerate(done.stdout.splitlines(), 1) if line not in ("t", "")]
@@ -225,7 +255,7 @@ class _Uses:
             return f"answers {', '.join(map(str, wrong))} are wrong:\n{done.stdout}{done.stderr}".strip()[-800:]
         return None
 
-    def _psql(self, database: str, script: str, *variables: str) -> subprocess.CompletedProcess[str]:
+    def _psql(self, name: str, database: str, script: str, *variables: str) -> subprocess.CompletedProcess[str]:
         program = f"{self.status.bundle}/bin/psql"
         words = [word for variable in ("ON_ERROR_STOP=1", *variables) for word in ("-v", variable)]
         environment = {
@@ -234,6 +264,7 @@ class _Uses:
             "PGPORT": str(self.status.port),
             "PGUSER": "postgres",
             "PGDATABASE": database,
+            "PGAPPNAME": f"use:{name}",
             "PGCLIENTENCODING": "UTF8",
             "BIN": f"{self.status.bundle}/bin",
         }

@@ -346,8 +346,11 @@ int main(int argc, char **argv, char **env)
     } else if (IS("setlocale")) { /* a category by its number, and a name */
         char *name = setlocale(atoi(argv[2]), argv[3]);
         puts(name ? name : "refused");
-    } else if (IS("newlocale")) {
-        puts(newlocale(argc > 3 ? 0 : LC_ALL_MASK, argv[2], (locale_t)0) ? "made" : strerror(errno));
+    } else if (IS("newlocale")) { /* a name, a mask, and a name of the base */
+        int mask = argc > 3 ? atoi(argv[3]) : LC_ALL_MASK;
+        locale_t base = argc > 4 ? newlocale(LC_ALL_MASK, argv[4], (locale_t)0) : (locale_t)0;
+        locale_t made = newlocale(mask, argv[2], base), c = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+        puts(!made ? strerror(errno) : made == c ? "C" : "made");
     } else if (IS("iconv")) {
         puts(iconv_open("UTF-8", argv[2]) == (iconv_t)-1 ? strerror(errno) : "known");
     } else if (IS("perl")) {

@@ -167,10 +167,11 @@ EXPORT locale_t newlocale(int mask, const char *name, locale_t base)
 
     if (!libc.connect)
         start();
-    if (!name || !mask || !our_value("LOCPATH")) /* no category at all: libgfortran's way to ask for C */
-        return libc.newlocale(mask, name, base);
     if (mask == 1 << LC_ALL)
         mask = LC_ALL_MASK;
+    /* Of no category glibc makes a locale by any name: libgfortran asks so, and frees the answer unseen. */
+    if (!name || !(mask & LC_ALL_MASK) || !our_value("LOCPATH"))
+        return libc.newlocale(mask, name, base);
     if (!translate(mask, name, false, all)) {
         errno = ENOENT;
         return (locale_t)0;
