@@ -24,6 +24,8 @@ from pgbake.inputs.upstream import pin_url
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _VERSION = re.compile(r"[A-Za-z0-9+._-]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+#: What may stand for the registry in a Cargo.lock, in place of its URL; the build puts in what cargo calls it.
+NEUTRAL = "registry"
 #: At a time; each is small.
 _JOBS = 8
 _ATTEMPTS = 3
@@ -45,7 +47,7 @@ def parse_cargo_lock(text: str, where: str) -> list[tuple[str, str, str]]:
     for name, version, source, checksum in named:
         if source is None:  # a part of the program itself
             continue
-        if not str(source).startswith(("registry+", "sparse+")):
+        if source != NEUTRAL and not str(source).startswith(("registry+", "sparse+")):
             raise InputError(
                 f"{where} takes {name} {version} from {source}",
                 hint="a build can have crates of one registry only: depend on a published version of it",

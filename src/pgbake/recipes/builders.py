@@ -271,6 +271,20 @@ _CARGO_PGRX = (
     _CARGO
     + r"""
 phase configure
+# A Cargo.lock may call the registry just so; what cargo itself calls it stands in any lock that it makes.
+lock=$PWD
+until [ -e "$lock/Cargo.lock" ] || [ "$lock" = / ]; do lock=$(dirname "$lock"); done
+lock=$lock/Cargo.lock
+if grep -qsx 'source = "registry"' "$lock"; then
+  mkdir -p /build/ask/src /build/ask/vendor/a/src
+  touch /build/ask/src/lib.rs /build/ask/vendor/a/src/lib.rs
+  printf '[package]\nname = "a"\nversion = "0.0.0"\n' > /build/ask/vendor/a/Cargo.toml
+  printf '{"files":{},"package":"%064d"}' 0 > /build/ask/vendor/a/.cargo-checksum.json
+  printf '[package]\nname = "ask"\nversion = "0.0.0"\n[dependencies]\na = "0.0.0"\n' > /build/ask/Cargo.toml
+  (cd /build/ask && cargo generate-lockfile --offline --quiet --config 'source.vendor.directory="/build/ask/vendor"')
+  registry=$(grep '^source = ' /build/ask/Cargo.lock)
+  sed -i "s|^source = \"registry\"\$|$registry|" "$lock"
+fi
 export PGRX_HOME=/build/pgrx PGRX_PG_CONFIG_PATH=$pg_config PGRX_BUILD_FLAGS="--frozen --ignore-rust-version"
 export RUSTFMT=/usr/bin/true  # bindings need no beauty
 PATH=$tools/usr/bin:$PATH

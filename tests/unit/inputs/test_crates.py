@@ -35,6 +35,13 @@ def test_crates_are_read_and_parts_of_the_program_left_out() -> None:
     assert parse_cargo_lock(text, "x") == [("a", "1.2.3", HASH), ("b", "1.2.3", HASH)]
 
 
+def test_a_neutral_word_may_stand_for_the_registry() -> None:
+    text = PACKAGE.format("a", "registry", HASH)
+    assert parse_cargo_lock(text, "x") == [("a", "1.2.3", HASH)]
+    with pytest.raises(InputError, match="a and b from different registries"):
+        parse_cargo_lock(text + PACKAGE.format("b", OURS, HASH), "x")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -135,7 +135,8 @@ fn without_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(" at line ") {
         Some((what, _)) if error.column() > 0 => format!("{what} at character {}", error.column()),
-        _ => text,
+        Some((what, _)) => what.to_owned(),
+        None => text,
     }
 }
 
