@@ -16,6 +16,7 @@ use whose process it was, even after its last answer, or else of the server.
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import tempfile
 import time
@@ -122,8 +123,10 @@ def server(store: LocalStore, bundle: StorePath, directory: Path) -> Iterator[St
     :param directory: an empty one, which the server's user can reach.
     """
     servers = Servers(store, directory / "servers")
+    with socket.create_server(("127.0.0.1", 0)) as free:  # other runs of the tests have servers of their own
+        port: int = free.getsockname()[1]
     try:
-        status, _ = servers.up(directory / "data", bundle, None, _SETTINGS, lambda event: None)
+        status, _ = servers.up(directory / "data", bundle, port, _SETTINGS, lambda event: None)
     except ServerError as error:
         raise AssertionError(f"{error.message}\n{error.detail}") from error
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shutil
+import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from pgbake.cache.cache import narinfo_name
+from pgbake.cache.index import NAME as INDEX
+from pgbake.formats.keys import SecretKey
+from pgbake.formats.system import host_system
+from pgbake.store.local import remove_tree
 from tests.integration.inputs.repository import Keys, Repository
 from tests.projects import EXAMPLE, TestProject
 
+_KEY = SecretKey("birds-1", bytes(range(32)))
 _EXTENSION = "usr/share/postgresql/15/extension"
 _FILES = {
     f"{_EXTENSION}/heron.control": "comment = 'a bird'\ndefault_version = '1.0'\nrelocatable = true\n",
@@ -72,12 +81,17 @@ def birds(example: TestProject, tmp_path: Path, served: str, keys: Keys) -> Test
 def test_an_extension_of_a_signed_repository_is_used(birds: TestProject) -> None:
     birds.pgbake("lock")
     birds.pgbake("build")
-    birds.pgbake("up")
-    try:
-        answer = birds.pgbake("psql", "--", "-Atc", "CREATE EXTENSION heron", "-c", "SELECT heron()")
-        assert answer.stdout.split()[-1] == "42"
-    finally:
-        birds.pgbake("down")
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="birds-") as directory:  # the server's user reaches it
+        Path(directory).chmod(0o755)
+        place = ("--data", f"{directory}/data")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        birds.pgbake("up", *place, "--port", port)
+        try:
+            sql = ("-Atc", "CREATE EXTENSION heron", "-c", "SELECT heron()")
+            assert birds.pgbake("psql", *place, "--", *sql).stdout.split()[-1] == "42"
+        finally:
+            birds.pgbake("down", *place, check=False)
 
 
 def test_an_unsigned_repository_is_refused(birds: TestProject, repository: Repository) -> None:
@@ -91,3 +105,32 @@ def test_a_repository_that_a_stranger_signed_is_refused(birds: TestProject, repo
     refused = birds.pgbake("lock", check=False)
     assert refused.returncode != 0
     assert "is the key that signs this repository" in refused.stderr
+
+
+@pytest.mark.full
+def test_a_file_that_the_repository_dropped_comes_from_a_cache(
+    birds: TestProject, repository: Repository, tmp_path: Path
+) -> None:
+    """Another machine with nothing: the cache lost the bundle and the package, which are built again of its files."""
+    birds.pgbake("lock")
+    birds.pgbake("build")
+    cache = tmp_path / "cache"
+    birds.pgbake("push", "--what", "build", "--to", cache.as_uri(), environment={"PGBAKE_SECRET_KEY": _KEY.export()})
+    bundle = birds.project.bundle(host_system())
+    package = bundle.by_name()["heron"]
+    for path in (bundle.path, *package.output_paths.values()):
+        (cache / narinfo_name(path)).unlink()
+    (cache / INDEX).unlink()
+    for deb in repository.root.rglob("*.deb"):
+        deb.unlink()
+    store = Path(tempfile.mkdtemp(dir=birds.store.parent, prefix="newcomer-"))
+    store.chmod(0o755)
+    try:
+        newcomer = dataclasses.replace(birds, store=store, cache=tmp_path / "downloads")
+        with (birds.directory / "pgbake.toml").open("a") as manifest:
+            manifest.write(f'[[cache]]\nurl = "{cache.as_uri()}"\n[trust]\nkeys = ["{_KEY.public}"]\n')
+        built = newcomer.json("build")
+        assert set(built["built"]) == {package.name, bundle.derivation.name}
+        assert newcomer.project.bundle(host_system()).path == bundle.path
+    finally:
+        remove_tree(store)
