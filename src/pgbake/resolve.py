@@ -474,6 +474,8 @@ class Resolver:
             for name, pin in resolved.items()
             if name in named
             or _section(controls[name]) in sections
+            # Some libraries stand in the section of their subject.
+            or (name.startswith("lib") and not _is_for_building(controls[name]) and _section(controls[name]) != "devel")
             or major_of(name) == self._major
             or any(fnmatch.fnmatchcase(name, glob) for glob in opened)
         }
