@@ -89,6 +89,10 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FRESH = 3600.0
 
 
+#: Sections of what is called a library and is a part of compilers or of the machine's administration.
+_TOOLS = ("admin", "devel", "libdevel")
+
+
 class Resolver:
     """Makes a lock for a manifest, keeping what an earlier lock pins and nobody asks to move."""
 
@@ -475,7 +479,7 @@ class Resolver:
             if name in named
             or _section(controls[name]) in sections
             # Some libraries stand in the section of their subject.
-            or (name.startswith("lib") and not _is_for_building(controls[name]) and _section(controls[name]) != "devel")
+            or (name.startswith("lib") and _section(controls[name]) not in _TOOLS)
             or major_of(name) == self._major
             or any(fnmatch.fnmatchcase(name, glob) for glob in opened)
         }
