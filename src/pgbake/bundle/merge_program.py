@@ -199,6 +199,8 @@ def read_symbols(path: str) -> Symbols:
     return Symbols(frozenset(defined), frozenset(undefined))
 
 
+#: Packages of which only what is asked for counts.
+_CONTRIB = ("postgresql", "plperl", "plpython3u", "pltcl")
 _SHT_DYNSYM, _SHN_UNDEF = 11, 0
 #: The server's variable by which a module asks, when it is loaded, whether the server is starting.
 _PRELOADING = b"process_shared_preload_libraries_in_progress"
@@ -776,7 +778,9 @@ class Merge:
 
     def chosen_needs(self) -> Iterator[tuple[dict[str, Any], list[str], dict[str, str], set[str]]]:
         """Yield for each package: entry, libraries to preload, settings, and what must be preloaded before."""
-        chosen = self.spec["extensions"]
+        # What others require is chosen with them: pg_stat_kcache does not even load without pg_stat_statements.
+        required = [r for e in self.all_extensions() if e["package"] not in _CONTRIB for r in e["requires"]]
+        chosen = list(dict.fromkeys((*self.spec["extensions"], *required)))
         for entry, tree in zip(self.spec["packages"], self.packages, strict=True):
             if not entry["receipt"] or tree.older:
                 continue

@@ -444,6 +444,12 @@ def test_of_contrib_only_what_the_manifest_names_is_preloaded(needs: Needs) -> N
     assert needs.merge().preload() == []
 
 
+def test_what_others_require_of_contrib_is_preloaded_before_them(needs: Needs) -> None:
+    needs.add("kcache", asks=True, requires="statements")
+    needs.add("postgresql", many=True, statements={"preload": ["statements"], "settings": {}})
+    assert needs.merge("kcache").preload() == ["statements", "kcache"]
+
+
 def test_preloading_has_an_order_that_works(needs: Needs) -> None:
     needs.add("kcache", asks=True, after=("statements",))
     needs.add("user", asks=True, requires="base")
