@@ -140,6 +140,8 @@ def _times(first: bytes, second: bytes, marks: Marks) -> list[str]:
 _DATES = (
     "%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%d.%m.%Y", "%b %e %Y", "%b %d %Y", "%e %b %Y", "%d %b %Y", "%B %e, %Y",
     "%B %d, %Y", "%e %B %Y", "%d %B %Y", "%b %e, %Y", "%a %b %e",
+    # without a space or zero before a day of one digit
+    "%b %-d %Y", "%-d %b %Y", "%B %-d, %Y", "%-d %B %Y", "%b %-d, %Y",
 )  # fmt: skip
 
 
