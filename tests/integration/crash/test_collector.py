@@ -24,7 +24,7 @@ def test_collectors_are_killed(apart: TestProject, tmp_path: Path) -> None:
         running = Process(apart, ("gc", "--max-freed", "150MB"))
         time.sleep(chance.uniform(0.15, 0.7))
         running.kill()
-        inspector.check()
+        inspector.check(collected=True)
         with LocalStore(apart.store) as store:
             assert verify(store).findings == ()
     assert len(inspector.valid()) <= begun
