@@ -228,7 +228,8 @@ class Inspector:
         ):
             derivations[drv].add(output in valid)
         for drv, outputs in derivations.items():
-            assert len(outputs) == 1 or (collected and outputs), f"{drv}: no outputs registered, or only some of them valid"
+            whole = len(outputs) == 1 or (collected and outputs)
+            assert whole, f"{drv}: no outputs registered, or only some of them valid"
         assert self.lock_text in self.locks
         for file in (self.cache / "pgbake/downloads").glob("*"):
             if file.suffix != ".part":
