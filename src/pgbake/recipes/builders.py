@@ -156,18 +156,19 @@ phase install
 command make -j1 "${flags[@]}" DESTDIR=/build/image install
 """
 
-_MAKE = r"""
+# For builders of which the server's PGXS does not take care.
+_FLAGS = r"""
 export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
-phase build
+"""
+
+_MAKE = r"""phase build
 make PG_CONFIG=$pg_config "${makeFlags[@]}"
 
 phase install
 command make -j1 PG_CONFIG=$pg_config "${makeFlags[@]}" DESTDIR=/build/image install
 """
 
-_AUTOTOOLS = r"""
-export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
-phase configure
+_AUTOTOOLS = r"""phase configure
 if [ ! -e configure ]; then
   if [ -e autogen.sh ]; then NOCONFIGURE=1 sh autogen.sh; else autoreconf -fi; fi
 fi
@@ -180,9 +181,7 @@ phase install
 command make -j1 "${makeFlags[@]}" DESTDIR=/build/image install
 """
 
-_CMAKE = r"""
-export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
-phase configure
+_CMAKE = r"""phase configure
 cmake -S . -B /build/cmake -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/usr \
   -DCMAKE_INSTALL_LIBDIR=lib/$triplet -DCMAKE_SKIP_RPATH=ON -DFETCHCONTENT_FULLY_DISCONNECTED=ON \
   -DPG_CONFIG=$pg_config -DPostgreSQL_CONFIG=$pg_config "${configureFlags[@]}"
@@ -194,9 +193,7 @@ phase install
 DESTDIR=/build/image command make -j1 -C /build/cmake "${makeFlags[@]}" install
 """
 
-_MESON = r"""
-export CFLAGS="$cflags" CXXFLAGS="$cflags" LDFLAGS="$ldflags"
-phase configure
+_MESON = r"""phase configure
 meson setup /build/meson --prefix=/usr --libdir=lib/$triplet --buildtype=plain --wrap-mode=nodownload \
   "${configureFlags[@]}"
 
@@ -318,6 +315,11 @@ def stack(recipe: Recipe) -> str:
     return "rust" if recipe.builder in CARGO and recipe.stack == "core" else recipe.stack
 
 
+def takes_flags(recipe: Recipe) -> bool:
+    """Return whether a recipe's builder is told the compiler's flags; PGXS takes the server's, cargo its own."""
+    return recipe.builder not in ("postgresql", "pgxs", *CARGO)
+
+
 def tools(recipe: Recipe) -> tuple[str, ...]:
     """Return the Debian packages that the recipe's builder itself runs."""
     return _TOOLS.get(recipe.builder or "", ())
@@ -339,7 +341,8 @@ def build_script(recipe: Recipe) -> str:
     elif recipe.builder == "cargo":
         steps = _CARGO_TOOL
     else:
-        steps = _EXTENSION + _BUILDERS[recipe.builder] + _INSTALLED
+        flags = _FLAGS if takes_flags(recipe) else ""
+        steps = _EXTENSION + flags + _BUILDERS[recipe.builder] + _INSTALLED
     split = [f"take ${output} {' '.join(globs)}\n" for output, globs in recipe.outputs.items()]
     return "".join((_PRELUDE, steps, *split, 'mkdir -p "$out"\nmv * "$out/"\nfinish\n'))
 
@@ -361,7 +364,7 @@ def build_environment(recipe: Recipe, major: int, version: str) -> dict[str, str
     flags = {"cflags": CFLAGS, "ldflags": LDFLAGS}
     if recipe.builder == "postgresql":
         return environment | flags | {"configureFlags": shlex.join(recipe.configure)}
-    if recipe.builder not in ("pgxs", *CARGO):  # PGXS takes the server's own
+    if takes_flags(recipe):
         environment |= flags
     words = {
         "makeFlags": _words(recipe.make),
