@@ -42,11 +42,11 @@ USES = SHIPPED / "uses"
 _AT_ONCE = 2
 #: Enough for all extensions of a suite in one server.
 _SETTINGS = {
-    "max_worker_processes": "80", "max_replication_slots": "40", "max_wal_senders": "20", "fsync": "off",
+    "max_worker_processes": "200", "max_replication_slots": "40", "max_wal_senders": "20", "fsync": "off",
     "max_connections": "60", "logging_collector": "off", "log_connections": "on", "log_line_prefix": "%m [%p] ",
 }  # fmt: skip
 #: Seconds that a use may take.
-_PATIENCE = 75
+_PATIENCE = 150
 _CRASH = re.compile(r"LOG:  (.* \(PID (\d+)\) was terminated by signal .*)")
 _CONNECTION = re.compile(r"\[(\d+)\] LOG:  .*connection authorized: .*application_name=use:(\S+)")
 _LOST = re.compile(r"server closed the connection|terminating connection|the database system is|connection to server")

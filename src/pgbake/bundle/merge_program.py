@@ -204,6 +204,10 @@ _CONTRIB = ("postgresql", "plperl", "plpython3u", "pltcl")
 _SHT_DYNSYM, _SHN_UNDEF = 11, 0
 #: The server's variable by which a module asks, when it is loaded, whether the server is starting.
 _PRELOADING = b"process_shared_preload_libraries_in_progress"
+#: What a module defines that decodes the write-ahead log for replication slots ("Logical Decoding Output Plugins").
+_OUTPUT_PLUGIN = b"_PG_output_plugin_init"
+#: The output plugins that a server trusts, with its default, in postgresql.conf.sample of those that have the setting.
+_TRUSTED_PLUGINS = re.compile(r"^#(output_plugin_libraries) = '([^']*)'", re.MULTILINE)
 _STB_LOCAL, _STB_WEAK = 0, 2
 _STV_INTERNAL, _STV_HIDDEN = 1, 2
 
@@ -768,13 +772,37 @@ class Merge:
         """
         if entry["many"]:
             return []
-        return [
-            os.path.basename(file).removesuffix(".so")
-            for file, elf in tree.elves.items()
-            if os.path.dirname(file) == self.modules
-            and not elf.is_program
-            and _PRELOADING in self.symbols_of(os.path.join(tree.usr, file)).undefined
-        ]
+        return [name for name, symbols in self.modules_of(tree) if _PRELOADING in symbols.undefined]
+
+    def output_plugins(self) -> list[str]:
+        """Return the modules of packages, other than contrib's, through which replication slots can be read."""
+        return sorted(
+            name
+            for entry, tree in zip(self.spec["packages"], self.packages, strict=True)
+            if entry["receipt"] and not entry["many"] and not tree.older
+            for name, symbols in self.modules_of(tree)
+            if _OUTPUT_PLUGIN in symbols.defined
+        )
+
+    def modules_of(self, tree: Tree) -> Iterator[tuple[str, Symbols]]:
+        """Yield name and symbols of each module that a package has for the server to load."""
+        for file, elf in tree.elves.items():
+            if os.path.dirname(file) == self.modules and not elf.is_program:
+                yield os.path.basename(file).removesuffix(".so"), self.symbols_of(os.path.join(tree.usr, file))
+
+    def trusted_plugins(self) -> dict[str, str]:
+        """Return the settings that let replication slots use the packages' output plugins."""
+        plugins = self.output_plugins()
+        if not plugins:
+            return {}
+        settings = {"wal_level": "logical"}
+        for tree in self.packages:
+            sample = os.path.join(tree.usr, f"share/postgresql/{self.major}/postgresql.conf.sample")
+            if os.path.exists(sample):
+                with open(sample, encoding="utf-8") as file:
+                    for name, default in _TRUSTED_PLUGINS.findall(file.read()):
+                        settings[name] = ", ".join(dict.fromkeys((*re.findall(r"[^,\s]+", default), *plugins)))
+        return settings
 
     def chosen_needs(self) -> Iterator[tuple[dict[str, Any], list[str], dict[str, str], set[str]]]:
         """Yield for each package: entry, libraries to preload, settings, and what must be preloaded before."""
@@ -822,7 +850,7 @@ class Merge:
 
         Two packages that want different values of one are an error.
         """
-        found: dict[str, tuple[str, str]] = {}
+        found = {key: ("an output plugin", value) for key, value in self.trusted_plugins().items()}
         for entry, _, settings, _ in self.chosen_needs():
             for key, value in settings.items():
                 other, before = found.setdefault(key, (entry["name"], value))

@@ -479,6 +479,27 @@ def test_settings_that_contradict_each_other_are_an_error(needs: Needs, capsys: 
     assert "a wants the setting wal_level = 'logical' and b wants 'replica'; remove one" in error
 
 
+@pytest.mark.parametrize(
+    ("sample", "trusted"),
+    [
+        ("#wal_level = replica\n", {}),
+        (
+            "#output_plugin_libraries = 'pgoutput, test'  # approved\n",
+            {"output_plugin_libraries": "pgoutput, test, plug"},
+        ),
+    ],
+)
+def test_replication_slots_may_use_a_packages_output_plugin(needs: Needs, sample: str, trusted: dict[str, str]) -> None:
+    top = needs.add("postgresql", many=True)
+    needs.packages.write(top, "usr/share/postgresql/15/postgresql.conf.sample", sample)
+    assert needs.merge("postgresql").settings() == {}
+    needs.add("other")
+    top = needs.add("plugins")
+    source = "void _PG_output_plugin_init(void) {}"
+    needs.packages._compile(top, "usr/lib/postgresql/15/lib/plug.so", source, "-shared", "-fPIC")
+    assert needs.merge("other").settings() == {"wal_level": "logical"} | trusted
+
+
 @pytest.mark.parametrize(("required", "where"), [("plperl", "`languages`"), ("cube", "`extensions`")])
 def test_what_an_extension_requires_must_be_there(
     needs: Needs, capsys: pytest.CaptureFixture[str], required: str, where: str
