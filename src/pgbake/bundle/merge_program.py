@@ -570,6 +570,11 @@ class Merge:
                     if missing & read_symbols(os.path.join(candidate.usr, library)).defined:
                         name = os.path.basename(library)
                         return f"{text}; {name} of {package} has it: {_LINK_WITH} {_link_option(name)}"
+        if tree.deb:
+            return (
+                f"{text}; {tree.deb} was built for another release of PostgreSQL than {self.spec['postgresql']}: "
+                'build it with `origin = "source"` where its source can be had, or leave it out until they fit'
+            )
         return (
             f"{text}; name the Debian package of the library's headers under `build` in the recipe and link with the "
             'library, as in make = ["SHLIB_LINK=-lNAME"], or leave out the code that wants it'

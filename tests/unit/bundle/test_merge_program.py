@@ -70,7 +70,7 @@ class Packages:
     def merge(self) -> Merge:
         spec = {
             "name": "test", "system": "x86_64-linux", "triplet": TRIPLET, "loader": "ld-linux-x86-64.so.2", "major": 15,
-            "packages": self.packages, "runtime": self.runtime, "rules": self.rules,
+            "postgresql": "15.18", "packages": self.packages, "runtime": self.runtime, "rules": self.rules,
         }  # fmt: skip
         return Merge(json.loads(json.dumps(spec)), str(self.directory / "out"))
 
@@ -292,6 +292,16 @@ def test_a_module_whose_symbols_nobody_defines_is_refused(server: Server, capsys
         "merge: mine 1: lib/postgresql/15/lib/mine.so wants lost_a, lost_b, lost_c, lost_d, lost_e and 2 more" in error
     )
     assert "defined neither by the server nor by a library" in error and 'make = ["SHLIB_LINK=-lNAME"]' in error
+
+
+def test_a_package_of_the_distribution_for_another_release_is_refused(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.module(server.add("mine", {"mine": ""}), "mine", _WANTS.format("newer"))
+    server.packages.packages[-1]["deb"] = "postgresql-15-mine"
+    assert "postgresql-15-mine was built for another release of PostgreSQL than 15.18: build it" in server.refuses(
+        capsys
+    )
 
 
 def test_a_module_finds_its_symbols_where_the_server_would(server: Server) -> None:
