@@ -131,6 +131,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trust: TrustSetting = TrustSetting()
 
     @property
+    def server_settings(self) -> dict[str, str]:
+        """The settings as PostgreSQL's configuration has them."""
+        return {
+            key: ("on" if value else "off") if isinstance(value, bool) else str(value)
+            for key, value in self.settings.items()
+        }
+
+    @property
     def closure_budget(self) -> int | None:
         """Bytes that the closure of the bundle may have; None: any."""
         return parse_size(self.max_closure) if self.max_closure is not None else None

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,8 @@ SHOWN_LINES = 25
 _SHOWN_ERRORS = 12
 
 _STRUCTURED = b"@nix "
+#: Lines of a check's harness for `pgbake check`, as JSON.
+OF_CHECKS = "@pgbake "
 _DISK_FULL = os.strerror(errno.ENOSPC).encode()  # in a build all speak English
 
 #: Lines in which tools that builds use tell what is wrong; with many jobs at once they stand far from the end.
@@ -49,6 +52,10 @@ _SOUGHT = re.compile(
 class _Action(msgspec.Struct):
     action: str
     phase: str = ""
+
+
+class _Begun(msgspec.Struct):
+    begin: str
 
 
 class BuildLog:
@@ -82,6 +89,12 @@ class BuildLog:
                 self.phase = action.phase
                 self._report(PhaseChanged(self._task, action.phase))
                 line = f"--- phase: {action.phase}\n".encode()
+        elif line.startswith(OF_CHECKS.encode()):
+            self._stream.write(line)
+            with suppress(msgspec.MsgspecError):
+                begun = msgspec.json.decode(line[len(OF_CHECKS) :], type=_Begun).begin
+                self._report(PhaseChanged(self._task, begun))
+            return
         self.disk_full = self.disk_full or _DISK_FULL in line
         self._stream.write(line)
         text = line.decode(errors="replace").rstrip("\n")

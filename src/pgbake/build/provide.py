@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +51,13 @@ class Provider:
         """
         if self.store.valid([item.path]):  # another process was faster
             return
+        if item.kind == "text":
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(item.content)
+                file.flush()
+                digest = hashlib.sha256(item.content).digest()
+                self.store.add_file(item.path.name, digest, Path(file.name))
+            return
         files, stop = self._fetched(item)
         if item.kind == "source" and item.tree is None:
             ((name, pin),) = item.pins.items()
@@ -70,6 +79,9 @@ class Provider:
 
         :raises InputError: see :meth:`provide`.
         """
+        if item.kind == "text":
+            into.write_bytes(item.content)
+            return
         files, _ = self._fetched(item)
         with self._unpacking(item):
             self._fill(item, files, into)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from pgbake.build.engine import BuildOptions, LocalEngine
 from pgbake.build.jobserver import JobServer
@@ -15,10 +17,16 @@ from pgbake.build.provide import Provider
 from pgbake.build.schedule import Step, run_steps
 from pgbake.cache.pull import Puller
 from pgbake.cache.substituters import Substituters
+from pgbake.errors import BuildError
 from pgbake.events import Planned, Sink, task
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
+
+#: What the short name (``pname``) of a check begins with.
+CHECK = "check "
+
+Takes = Callable[[Derivation, BuildError], bool]
 
 
 def realise(
@@ -29,12 +37,14 @@ def realise(
     cores: int | None = None,
     options: BuildOptions | None = None,
     caches: Substituters | None = None,
+    takes: Takes | None = None,
 ) -> None:
-    """Do what a plan says. When this returns, all its outputs are valid.
+    """Do what a plan says. When this returns, all its outputs are valid, but for failures that were taken.
 
     :param provider: brings the plan's inputs into the store.
     :param cores: how many the builds may use together; None means all that this process may use.
     :param caches: those that offered the plan's substitutes.
+    :param takes: is told of a build that failed, and says whether the others go on; nothing may need that build.
     :raises Ungiven: caches do not give whole what they offered; what came before it is kept.
     :raises StoreError: the store cannot be written.
     :raises PgbakeError: what the first failed step raised; what was under way is stopped first.
@@ -65,17 +75,31 @@ def realise(
         if plan.builds:  # only they need what a machine may lack: a sandbox
             engine = LocalEngine(store, jobs, report, options, plan.derivations.__getitem__)
             cancel.insert(0, engine.cancel)
-            report(Planned("build", len(plan.builds)))
+            for kind in ("build", "check"):
+                report(Planned(kind, sum(_kind(derivation) == kind for derivation in plan.builds)))
             for derivation in plan.builds:
                 needs = ({*derivation.input_drvs, *derivation.input_srcs} & steps.keys()) | pulled
-                steps[derivation.path] = Step(partial(_build, engine, jobs, derivation, report), frozenset(needs), True)
+                steps[derivation.path] = Step(
+                    partial(_build, engine, jobs, derivation, report, takes), frozenset(needs), True
+                )
         run_steps(steps, cancel, jobs.cores)
     finally:
         jobs.close()
 
 
-def _build(engine: LocalEngine, jobs: JobServer, derivation: Derivation, report: Sink) -> None:
+def _build(engine: LocalEngine, jobs: JobServer, derivation: Derivation, report: Sink, takes: Takes | None) -> None:
     with jobs.core(lambda: engine.cancelled) as got:
-        if got:
-            with task(report, str(derivation.path), "build", derivation.name):
+        if not got:
+            return
+        kind = _kind(derivation)
+        title = derivation.env["pname"].removeprefix(CHECK) if kind == "check" else derivation.name
+        try:
+            with task(report, str(derivation.path), kind, title):
                 engine.build(derivation, str(derivation.path))
+        except BuildError as error:
+            if takes is None or not takes(derivation, error):
+                raise
+
+
+def _kind(derivation: Derivation) -> Literal["build", "check"]:
+    return "check" if derivation.env.get("pname", "").startswith(CHECK) else "build"

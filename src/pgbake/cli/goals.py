@@ -19,6 +19,7 @@ from pgbake.recipes.lowering import Graph
 if TYPE_CHECKING:
     from pgbake.build.engine import BuildOptions
     from pgbake.build.provide import Provider
+    from pgbake.build.realise import Takes
     from pgbake.build.rebuild import Comparison
     from pgbake.events import Sink
 
@@ -47,6 +48,7 @@ def realise_goals(
     cores: int | None = None,
     options: BuildOptions | None = None,
     substitute: bool = True,
+    takes: Takes | None = None,
 ) -> Plan:
     """Bring derivations' outputs about, with progress shown, and return what was done for it.
 
@@ -54,6 +56,7 @@ def realise_goals(
     in any case.
 
     :param substitute: whether caches are asked.
+    :param takes: see :func:`pgbake.build.realise.realise`.
     :raises HostError: something is to be built for another system than this machine's.
     """
     from pgbake.cache.pull import Ungiven
@@ -79,7 +82,7 @@ def realise_goals(
 
         try:
             with app.reporting() as report:
-                realise(plan, app.store, input_provider(app, report), report, cores, options, caches)
+                realise(plan, app.store, input_provider(app, report), report, cores, options, caches, takes)
             break
         except Ungiven as error:
             assert caches is not None

@@ -36,6 +36,9 @@ COMMANDS = {
         "log": "Show the build log of a package.",
         "enter": "Open a shell in what a failed build has left.",
     },
+    "Checks": {
+        "check": "Test the bundle on live servers.",
+    },
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",
         "pull": "Take the bundle, or any path, from binary caches.",

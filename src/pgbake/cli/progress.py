@@ -38,6 +38,7 @@ _VERBS = {
     "sign": ("signing", "signed"),
     "export": ("exporting", "exported"),
     "import": ("importing", "imported"),
+    "check": ("checking", "passed"),
 }
 
 
@@ -174,13 +175,15 @@ class _Plain:
             return
         elif isinstance(event, Started):
             click.echo(f"{_VERBS[task.kind][0]} {task.title}", err=True)
-        elif isinstance(event, PhaseChanged):
+        elif isinstance(event, PhaseChanged) and task.kind != "check":
             click.echo(f"{task.title}: {event.phase}", err=True)
         elif isinstance(event, LogLine) and self._verbose:
             click.echo(f"{task.title}> {event.line}", err=True)
         elif isinstance(event, Finished) and event.outcome == "done":
-            count = f"[{self._tasks.count(task.kind)}] " if task.kind == "build" else ""
+            count = f"[{self._tasks.count(task.kind)}] " if task.kind in ("build", "check") else ""
             click.echo(f"{count}{_VERBS[task.kind][1]} {task.title} in {event.seconds:.1f} s", err=True)
+        elif isinstance(event, Finished) and event.outcome == "failed" and task.kind == "check":
+            click.echo(f"FAILED {task.title} in {event.seconds:.1f} s", err=True)
 
 
 @contextmanager
@@ -220,8 +223,12 @@ def _live() -> Iterator[Sink]:
             if task.total:
                 phase = f"{100 * tasks.bytes_done.get(task.id, 0) // task.total}%"
             table.add_row(task.kind, task.title, phase, elapsed(now - tasks.begun[task.id]), lines.get(task.id, ""))
-        built = f"{tasks.count('build')} built · " if tasks.planned.get("build") else ""
-        total = Text(f"{built}{elapsed(now - begin)}", style="bold")
+        counts = "".join(
+            f"{tasks.count(kind)} {done} · "
+            for kind, done in (("build", "built"), ("check", "passed"))
+            if tasks.planned.get(kind)
+        )
+        total = Text(f"{counts}{elapsed(now - begin)}", style="bold")
         return Group(table, total)
 
     with Live(console=console, refresh_per_second=8, transient=True, get_renderable=draw) as live:
@@ -241,5 +248,7 @@ def _live() -> Iterator[Sink]:
                 mark.append(f"{_VERBS[task.kind][1]} {task.title}", style="default")
                 mark.append(f"  {event.seconds:.1f} s", style="dim")
                 live.console.print(mark)
+            elif isinstance(event, Finished) and event.outcome == "failed" and task.kind == "check":
+                live.console.print(Text(f"✗ FAILED {task.title}", style="red"))
 
         yield _in_turn(handle)

@@ -34,7 +34,7 @@ def command(app: App, port: int | None, data: Path | None, as_json: bool) -> Non
 
     directory = data_directory(app, data)
     bundle = built_bundle(app)
-    settings = {name: _text(value) for name, value in app.project.manifest.settings.items()}
+    settings = app.project.manifest.server_settings
     with app.reporting() as report:
         status, started = servers(app).up(directory, bundle.path, port, settings, report)
     if as_json:
@@ -44,7 +44,3 @@ def command(app: App, port: int | None, data: Path | None, as_json: bool) -> Non
     app.note(f"{'running' if started else 'was running already'} on port {status.port}; data in {status.data}")
     app.note(f"over TCP: {status.tcp_uri}  (password in {status.pgpass}: set PGPASSFILE to it)")
     app.note("next: pgbake psql | pgbake status | pgbake down")
-
-
-def _text(value: str | int | float | bool) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

@@ -6,6 +6,7 @@ known before anything is fetched. That is what `pgbake plan` shows and what cach
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,14 +30,15 @@ class Input:
 
     :param kind: ``source``: a tarball as it is, or with ``tree`` a directory of the user's. ``root``: a build root
         from many packages. ``runtime``: one runtime package, as its import keeps it. ``deb``: one package with
-        extensions, likewise.
+        extensions, likewise. ``text``: a file of pgbake's own or of the project's, whose content is at hand.
     """
 
-    kind: Literal["source", "root", "runtime", "deb"]
+    kind: Literal["source", "root", "runtime", "deb", "text"]
     name: str
     path: StorePath
     pins: Mapping[str, Pin]
     tree: bytes | None = None
+    content: bytes = b""
 
     @property
     def is_crate(self) -> bool:
@@ -232,6 +234,12 @@ class Lowering:
             path = source_path(store_name(f"{name}-{pin.version}"), tree)
             paths[name] = self.graph.add_input(Input("runtime", name, path, {name: pin}, tree))
         return paths
+
+
+def text_input(name: str, content: bytes) -> Input:
+    """Return the input that is a file of this content."""
+    path = fixed_output_path(store_name(name), "flat", "sha256", hashlib.sha256(content).digest())
+    return Input("text", name, path, {}, content=content)
 
 
 def _source_input(key: str, pin: SourcePin) -> Input:

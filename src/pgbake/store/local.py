@@ -519,6 +519,13 @@ class LocalStore:
         """
         link_root(link, target, self.state_dir if self.read_only is None else None)
 
+    def forget(self, paths: Iterable[StorePath]) -> None:
+        """Make valid paths invalid, so that their derivations are built anew; nothing may refer to them.
+
+        :raises StoreError: something does.
+        """
+        self.database.invalidate(*self.database.valid(paths))
+
     def log_file(self, derivation: StorePath) -> Path:
         """Return where the build log of a derivation is kept (bzip2, Nix's place for it)."""
         name = derivation.basename

@@ -1,0 +1,1 @@
+"""Checks: derivations that start a bundle and test it."""

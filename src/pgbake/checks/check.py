@@ -1,0 +1,172 @@
+"""Which checks a bundle has, and their lowering to derivations. Pure but for the project's own files in ``tests``.
+
+A check is keyed like a build: by the bundle, the files that it reads, and the harness's modules that it runs. What has
+passed is in the store, or in a cache, and is not run again; what has failed has left nothing. In a project::
+
+    tests/sql/NAME.sql  tests/expected/NAME.out     the user's own, for pg_regress; expected/15/NAME.out is of 15 alone
+    tests/tap/NAME.sql                              scripts of pgTAP
+    tests/isolation/NAME.spec  tests/expected/NAME.out   for pg_isolation_regress
+    tests/interface/15.txt                          the SQL interface of all extensions, as reviewed
+    tests/uses/NAME.sql                             a use of an extension, see `pgbake.checks.harness.smoke`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgbake.bundle.merge import Bundle, lower_bundle
+from pgbake.checks.uses import Uses
+from pgbake.formats.derivation import Derivation
+from pgbake.formats.storepath import StorePath
+from pgbake.formats.system import System
+from pgbake.lock import Lock
+from pgbake.manifest import Manifest
+from pgbake.recipes.choice import choices
+from pgbake.recipes.lowering import Lowering, store_name, text_input
+from pgbake.recipes.recipe import Catalogue
+
+_HARNESS = Path(__file__).parent / "harness"
+#: What every check runs.
+_COMMON = ("main", "report", "server")
+_SCRIPT = """
+mkdir -p pgbake/checks/harness
+python3 -I -c 'import json, sys
+for name, text in json.load(open(sys.argv[1], encoding="utf-8")).items():
+    open(f"pgbake/checks/harness/{name}.py", "w", encoding="utf-8").write(text)' "$harness"
+exec python3 -B -m pgbake.checks.harness.main
+"""
+#: Seconds that a check may take, whatever its kind says.
+_LIMIT = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check.
+
+    :param name: ``KIND/NAME``.
+    :param about: the extension of the manifest that it is about, where it is about one.
+    :param optional: whether it is run only when it is asked for.
+    """
+
+    name: str
+    derivation: Derivation
+    about: str | None = None
+    optional: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The part of the name before the slash."""
+        return self.name.partition("/")[0]
+
+    @property
+    def path(self) -> StorePath:
+        """Where its results are when it has passed."""
+        return self.derivation.output_paths["out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """A bundle with its checks, whose derivations are in the bundle's graph."""
+
+    bundle: Bundle
+    checks: tuple[Check, ...]
+
+    def by_name(self) -> dict[str, Check]:
+        """Return the checks by their names."""
+        return {check.name: check for check in self.checks}
+
+
+def lower_checks(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: System, tests: Path) -> Checks:
+    """Lower a manifest to its bundle and all checks of that.
+
+    :param tests: the project's directory of tests; it need not be there.
+    :raises LockError: the lock does not fit the manifest.
+    :raises ManifestError: a file of the tests cannot be read.
+    """
+    bundle = lower_bundle(manifest, catalogue, lock, system)
+    lowerer = _Lowerer(manifest, catalogue, lock, system, bundle, tests)
+    return Checks(bundle, tuple(sorted(lowerer.all(), key=lambda check: check.name)))
+
+
+class _Lowerer:
+    """Makes the derivations of a bundle's checks."""
+
+    def __init__(
+        self, manifest: Manifest, catalogue: Catalogue, lock: Lock, system: System, bundle: Bundle, tests: Path
+    ) -> None:
+        self.manifest = manifest
+        self.bundle = bundle
+        self.tests = tests
+        self.chosen = choices(manifest, catalogue)
+        self.lowering = Lowering(catalogue, lock, system, manifest.postgresql, self.chosen)
+        self.lowering.graph = bundle.graph
+        self.uses = Uses(manifest.postgresql, tests / "uses")
+
+    def all(self) -> Iterator[Check]:
+        """Yield the checks of all kinds."""
+        yield from self.smoke()
+
+    def check(
+        self,
+        kind: str,
+        name: str,
+        spec: Mapping[str, Any],
+        *,
+        about: str | None = None,
+        modules: Sequence[str] = (),
+        limit: float = _LIMIT,
+        optional: bool = False,
+    ) -> Check:
+        """Lower one check.
+
+        :param spec: what the module of its kind reads, in JSON's types.
+        :param modules: of the harness, beside those that all have and that of the kind.
+        :param limit: seconds that it may take.
+        """
+        stack = "merge"
+        harness = {module: (_HARNESS / f"{module}.py").read_text("utf-8") for module in (*_COMMON, kind, *modules)}
+        text = self.bundle.graph.add_input(text_input(f"harness-{kind}.json", _json(harness)))
+        settings = self.manifest.server_settings
+        derivation = self.bundle.graph.add(
+            store_name(f"check-{kind}-{name}"),
+            self.lowering.system,
+            self.lowering.root(stack, self.lowering.catalogue.debian.stack(stack)),
+            _SCRIPT,
+            env={
+                "pname": f"check {kind}/{name}",
+                "bundle": str(self.bundle.path),
+                "harness": str(text),
+                "spec": _json({"kind": kind, "name": name, "limit": limit, "settings": settings, **spec}).decode(),
+            },
+            sources=[text],
+            needs={self.bundle.derivation.path: ("out",)},
+        )
+        return Check(f"{kind}/{name}", derivation, about, optional)
+
+    # --- the kinds ---------------------------------------------------------------------------------
+
+    def smoke(self) -> Iterator[Check]:
+        """Yield a check for each package, for each of contrib's that the manifest names, and for all together."""
+        known = self.uses.known
+        for name, extensions, package in self.packages():
+            spec: dict[str, Any] = {"package": package, "extensions": extensions, "use": self.uses.script(name)}
+            yield self.check("smoke", name, spec | {"known": known.get(name)}, about=name)
+        yield self.check("smoke", "all", {"all": True, "apart": dict(self.uses.apart)})
+
+    def packages(self) -> Iterator[tuple[str, list[str], str]]:
+        """Yield what the manifest names: the name, SQL's names where they are known, and the receipt's package."""
+        for choice in self.chosen:
+            if not choice.older and choice.name != "postgresql":
+                yield choice.name, [], choice.name
+        contrib = self.lowering.catalogue.postgresql.provides
+        for name in self.manifest.extensions:
+            if name in contrib:
+                yield name, [name], "postgresql"
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()

@@ -1,0 +1,254 @@
+"""``pgbake check``: test the bundle on live servers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgbake.cli.app import App, json_option, pass_app
+from pgbake.errors import BuildError, ManifestError
+
+if TYPE_CHECKING:
+    from pgbake.checks.check import Check, Checks
+    from pgbake.checks.results import Outcome, Test
+    from pgbake.errors import PgbakeError
+    from pgbake.formats.derivation import Derivation
+
+#: How many lines of a failed test's detail are shown.
+_SHOWN = 30
+
+
+@click.command(
+    "check",
+    short_help="Test the bundle on live servers.",
+    epilog="""\b
+Examples:
+  pgbake check                       all that has not passed yet
+  pgbake check pgvector              all about one extension
+  pgbake check smoke/pgvector        one check
+  pgbake check 'durability/*'        a kind
+  pgbake check --list                which there are, and which have passed
+  pgbake check --failed              those that failed last time
+  pgbake check --accept regress/own  take what came out as what is expected from now on
+  pgbake check --junit results.xml   for continuous integration""",
+)
+@click.argument("names", nargs=-1, metavar="[NAME | KIND | KIND/NAME]...")
+@click.option("--list", "listing", is_flag=True, help="List the checks, and run none.")
+@click.option("--changed", is_flag=True, help="Only those that are others than when they were last run.")
+@click.option("--failed", is_flag=True, help="Only those that failed when they were last run.")
+@click.option("--world", is_flag=True, help="PostgreSQL's own suite as well, from a build of its own: half an hour.")
+@click.option("--accept", is_flag=True, help="Write what the checks NAME come to into the project's tests.")
+@click.option("--again", is_flag=True, help="Run what has passed as well.")
+@click.option("--cores", type=click.IntRange(1), help="Cores to use together [default: all].")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the results as JUnit's XML.")
+@click.option("--dry-run", is_flag=True, help="Show which would be run, and run none.")
+@json_option
+@pass_app
+def command(
+    app: App,
+    names: tuple[str, ...],
+    listing: bool,
+    changed: bool,
+    failed: bool,
+    world: bool,
+    accept: bool,
+    again: bool,
+    cores: int | None,
+    junit: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Run the checks of the bundle, or only those that are named; build it first where need be.
+
+    A check starts the bundle's own server in a sandbox. What has passed is kept in the store and not run again, until
+    the bundle, the check or its files change. The exit status is 1 if a check fails; the others run on all the same.
+
+    Your own tests lie in the directory tests of the project: sql/NAME.sql with expected/NAME.out (pg_regress),
+    tap/NAME.sql (pgTAP), isolation/NAME.spec, uses/EXTENSION.sql.
+    """
+    from pgbake.checks.check import lower_checks
+    from pgbake.checks.record import Record
+    from pgbake.formats.system import host_system
+    from pgbake.places import data_dir
+
+    project = app.project
+    system = host_system()
+    project.bundle(system)  # what is wrong with manifest and lock is told as everywhere
+    checks = lower_checks(project.manifest, project.catalogue, project.lock, system, app.directory / "tests")
+    record = Record(data_dir() / "checks", app.directory)
+    chosen = select(checks, names, world)
+    if changed:
+        chosen = [check for check in chosen if record.changed(check)]
+    if failed:
+        chosen = [check for check in chosen if record.failed(check)]
+    if accept and not names:
+        raise ManifestError("--accept needs the names of checks", hint="for example: pgbake check --accept interface")
+    if listing or dry_run:
+        _list(app, chosen, as_json, waiting=dry_run and not again)
+        return
+    outcomes = _run(app, checks, chosen, cores, again)
+    if accept:
+        _accept(app, outcomes)
+        return
+    record.add(outcomes)
+    if junit is not None:
+        from pgbake.checks.results import junit as as_xml
+
+        _write(junit, as_xml(outcomes))
+    if as_json:
+        app.say_json([_as_json(outcome) for outcome in outcomes])
+    else:
+        for outcome in outcomes:
+            _show(app, outcome)
+    bad = [outcome.check.name for outcome in outcomes if outcome.state == "failed"]
+    if bad:
+        raise BuildError(
+            f"{len(bad)} of {len(outcomes)} checks failed: {', '.join(bad[:8])}{', ...' if len(bad) > 8 else ''}",
+            hint=f"the whole of one: pgbake log 'check {bad[0]}'; run these again: pgbake check --failed",
+        )
+    if not as_json:
+        ran = sum(outcome.state == "passed" for outcome in outcomes)
+        app.say(
+            f"{len(outcomes)} checks passed"
+            + (f", {len(outcomes) - ran} of them before" if ran < len(outcomes) else "")
+        )
+
+
+def select(checks: Checks, names: Sequence[str], world: bool) -> list[Check]:
+    """Return the checks that names mean: of an extension, of a kind, or one; globs are allowed.
+
+    :raises ManifestError: a name means none.
+    """
+    if not names:
+        return [check for check in checks.checks if not check.optional or world]
+    chosen: dict[str, Check] = {}
+    for name in names:
+        found = [check for check in checks.checks if _means(name, check)]
+        if not found:
+            known = sorted({word for check in checks.checks for word in (check.kind, check.name, check.about) if word})
+            near = difflib.get_close_matches(name, known, 3)
+            raise ManifestError(
+                f'no check is called "{name}"',
+                hint=f"did you mean {' or '.join(near)}?" if near else "`pgbake check --list` lists them",
+            )
+        chosen |= {check.name: check for check in found}
+    return sorted(chosen.values(), key=lambda check: check.name)
+
+
+def _means(name: str, check: Check) -> bool:
+    return any(fnmatchcase(word, name) for word in (check.kind, check.name, check.about) if word)
+
+
+def _list(app: App, checks: Sequence[Check], as_json: bool, waiting: bool) -> None:
+    """List checks; ``waiting``: only those that have not passed."""
+    valid = app.store.valid([check.path for check in checks])
+    shown = [check for check in checks if not (waiting and check.path in valid)]
+    if as_json:
+        app.say_json(
+            [
+                {"name": check.name, "passed": check.path in valid, "optional": check.optional, "path": str(check.path)}
+                for check in shown
+            ]
+        )
+        return
+    for check in shown:
+        app.say(f"{check.name:40} {'passed' if check.path in valid else 'optional' if check.optional else ''}".rstrip())
+    if waiting and not shown:
+        app.say("all of them have passed")
+
+
+def _run(app: App, checks: Checks, chosen: Sequence[Check], cores: int | None, again: bool) -> list[Outcome]:
+    """Run checks, building the bundle first; return what came of each, in their order."""
+    from pgbake.bundle.check import check_references
+    from pgbake.checks.results import failed_outcome, passed_outcome
+    from pgbake.cli.goals import realise_goals
+    from pgbake.formats.system import host_system
+
+    graph, system = checks.bundle.graph, host_system()
+    realise_goals(app, graph, [checks.bundle.derivation.path], system, cores)
+    check_references(app.store, checks.bundle)
+    if again:
+        app.store.forget([check.path for check in chosen])
+    before = app.store.valid([check.path for check in chosen])
+    by_path = {check.derivation.path: check for check in chosen}
+    errors: dict[str, PgbakeError] = {}
+
+    def takes(derivation: Derivation, error: BuildError) -> bool:
+        check = by_path.get(derivation.path)
+        if check is not None:
+            errors[check.name] = error
+        return check is not None
+
+    realise_goals(app, graph, list(by_path), system, cores, takes=takes)
+    return [
+        failed_outcome(app.store, check, errors[check.name])
+        if check.name in errors
+        else passed_outcome(app.store, check, "kept" if check.path in before else "passed")
+        for check in chosen
+    ]
+
+
+def _accept(app: App, outcomes: Sequence[Outcome]) -> None:
+    from pgbake.checks.results import read_told
+
+    written = 0
+    for outcome in outcomes:
+        told = read_told(app.store, outcome.check)
+        for name, text in told.offers.items() if told else ():
+            _write(app.directory / "tests" / name, text.encode())
+            app.say(f"wrote tests/{name}")
+            written += 1
+        if outcome.error is not None:
+            raise outcome.error
+    if not written:
+        app.say("nothing to accept: what came out is what is expected")
+
+
+def _write(file: Path, content: bytes) -> None:
+    from pgbake.errors import host_error
+    from pgbake.files import write_whole
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, content)
+    except OSError as error:
+        raise host_error(error, f"cannot write {file}") from error
+
+
+def _show(app: App, outcome: Outcome) -> None:
+    seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds is not None else " " * 8
+    words = {"passed": "passed", "kept": "passed before", "failed": "FAILED"}
+    app.say(f"{outcome.check.name:40} {seconds}  {words[outcome.state]}")
+    for test in outcome.skipped:
+        app.say(f"    skipped: {test.test}: {test.reason}")
+    for test in outcome.failures:
+        _show_failure(app, test)
+    if outcome.error is not None:
+        app.say(f"    {outcome.error}")
+        for line in (outcome.error.detail or "").splitlines()[-_SHOWN:]:
+            app.say(f"        {line}")
+
+
+def _show_failure(app: App, test: Test) -> None:
+    app.say(f"    {test.test}: {test.reason}")
+    lines = test.detail.splitlines()
+    for line in lines[-_SHOWN:]:
+        app.say(f"        {line}")
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    import msgspec
+
+    return {
+        "name": outcome.check.name,
+        "state": outcome.state,
+        "seconds": outcome.seconds,
+        "path": str(outcome.check.path) if outcome.state != "failed" else None,
+        "tests": [msgspec.to_builtins(test) for test in outcome.tests],
+        "error": str(outcome.error) if outcome.error else None,
+    }
