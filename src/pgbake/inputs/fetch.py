@@ -26,7 +26,7 @@ from pgbake.errors import HostError, InputError
 from pgbake.events import Event, Finished, Notice, Outcome, Planned, Progressed, Sink, Started, silent
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
-from pgbake.inputs.registry import fill
+from pgbake.inputs.registry import MANIFEST_HINT, fill
 from pgbake.store.locks import acquire, holder
 
 if TYPE_CHECKING:
@@ -303,11 +303,17 @@ class _Shared:
                 part.path.rename(task.target)
                 return
         gone = all("404" in status or "no such file" in status for status in statuses)
+        other = '[platform] mirrors = ["URL"]'
+        anew = "old files leave a moving archive: resolve anew with: pgbake lock"
+        if task.pin.archive == "crates":
+            other = MANIFEST_HINT
+            anew = (
+                "run `cargo update` in the extension's source and then `pgbake lock`, or name a registry that has it: "
+            )
+            anew += other
         raise InputError(
             f"no mirror gave {task.label} {task.pin.version} ({task.pin.path})",
-            hint="old files leave a moving archive: resolve anew with: pgbake lock"
-            if gone
-            else 'check the network, or name other mirrors in the manifest: [platform] mirrors = ["URL"]',
+            hint=anew if gone else f"check the network, or name other mirrors in the manifest: {other}",
             detail="\n".join(statuses),
         )
 

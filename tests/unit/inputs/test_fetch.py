@@ -19,6 +19,7 @@ from pgbake.events import Event, Finished, Planned, Progressed, Started, silent
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
+from pgbake.inputs.registry import Registry
 from tests.unit.inputs.servers import Server
 
 CONTENT = random.Random(1).randbytes(400_000)
@@ -242,6 +243,16 @@ def test_files_gone_from_all_mirrors_suggest_a_new_lock(server: Server, download
     assert "pgbake lock" in (caught.value.hint or "")
 
 
+def test_a_crate_that_is_gone_is_taken_in_another_version_or_from_elsewhere(server: Server, downloads: Path) -> None:
+    crate = Pin("1.0.0", "x/x-1.0.0.crate", 5, PIN.sha256, "crates")
+    with pytest.raises(InputError, match=r"no mirror gave crate x 1\.0\.0") as caught:
+        fetch({"crate x": crate}, Mirrors((), crates=Registry([server.url]).templates), downloads, silent)
+    assert "`cargo update`" in (caught.value.hint or "") and "[platform] crates" in (caught.value.hint or "")
+    with pytest.raises(InputError) as caught:
+        fetch({"crate x": crate}, Mirrors((), crates=Registry(["http://nowhere.invalid"]).templates), downloads, silent)
+    assert "network" in (caught.value.hint or "") and "[platform] crates" in (caught.value.hint or "")
+
+
 def test_a_mirror_that_is_down_is_asked_last_from_then_on(server: Server, downloads: Path) -> None:
     pins: dict[str, Pin] = {}
     for number in range(30):
@@ -311,6 +322,7 @@ from pgbake.events import silent
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
+from pgbake.inputs.registry import Registry
 base, downloads = sys.argv[1:]
 try:
     fetch(msgspec.json.decode(sys.stdin.read(), type=dict[str, Pin]), Mirrors((base,)), Path(downloads), silent)
