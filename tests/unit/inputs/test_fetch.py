@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from pgbake.errors import HostError, InputError
-from pgbake.events import Event, Finished, Planned, Progressed, Started, silent
+from pgbake.events import Event, Finished, Notice, Planned, Progressed, Started, silent
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
@@ -322,13 +323,23 @@ from pgbake.events import silent
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
-from pgbake.inputs.registry import Registry
 base, downloads = sys.argv[1:]
 try:
     fetch(msgspec.json.decode(sys.stdin.read(), type=dict[str, Pin]), Mirrors((base,)), Path(downloads), silent)
 except PgbakeError as error:
     print(error.message)
 """
+
+
+def test_threads_that_want_the_same_file_wait_without_a_word(server: Server, downloads: Path) -> None:
+    server.files[ASKED] = CONTENT
+    server.faults[ASKED] = ["slow"]
+    events: list[Event] = []
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(fetch, {"a": PIN}, mirrors(server), downloads, events.append) for _ in range(3)]
+        assert {made.result()["a"].read_bytes() for made in done} == {CONTENT}
+    assert len(server.asked) == 1
+    assert not [event for event in events if isinstance(event, Notice)]
 
 
 def test_two_processes_fetch_the_same_file(server: Server, downloads: Path) -> None:
