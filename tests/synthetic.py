@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+
+import msgspec
 
 from pgbake.formats.system import SYSTEMS
 from pgbake.inputs.pins import Pin
-from pgbake.lock import LOCK_VERSION, Lock, Root, RuntimePin, SourcePin, SystemLock
+from pgbake.lock import LOCK_VERSION, CratePin, Lock, Root, RuntimePin, SourcePin, SystemLock
 from pgbake.manifest import Manifest
-from pgbake.recipes.recipe import Catalogue
+from pgbake.recipes.recipe import Catalogue, Recipe, Source
 from pgbake.requirements import requirements
 
 #: Runtime packages of the lock; those that the support package looks at are among them.
@@ -70,3 +73,33 @@ def synthetic_lock(manifest: Manifest, catalogue: Catalogue) -> Lock:
         },
         systems={name: system(name) for name in required.systems},
     )
+
+
+def with_rust(catalogue: Catalogue, *names: str) -> Catalogue:
+    """Add recipes of extensions in Rust to a catalogue."""
+    recipes = {
+        name: Recipe(
+            name, summary="s", licence="MIT", builder="cargo-pgrx",
+            source=Source(url=f"http://a.invalid/{name}.tar.gz", version="1.0"),
+        )
+        for name in names
+    }  # fmt: skip
+    return Catalogue({**catalogue.recipes, **recipes}, catalogue.debian)
+
+
+def crate(name: str, version: str) -> CratePin:
+    """Return the pin of a made-up crate."""
+    return CratePin(name, version, digest(name, version), 100)
+
+
+def with_pgrx(lock: Lock, versions: Mapping[str, str]) -> Lock:
+    """Give extensions of a lock crates, pgrx in these versions among them, and the lock each one's cargo-pgrx."""
+    sources = dict(lock.sources)
+    for name, version in versions.items():
+        crates = (crate("serde", "1.0.0"), crate("pgrx", version))
+        sources[name] = msgspec.structs.replace(sources[name], crates=crates)
+        sources[f"cargo-pgrx@{version}"] = SourcePin(
+            version=version, path=f"cargo-pgrx/cargo-pgrx-{version}.crate", size=1, sha256=digest("tool", version),
+            archive="crates", wanted=f"crate cargo-pgrx {version}", crates=(crate("clap", "4.0.0"),),
+        )  # fmt: skip
+    return msgspec.structs.replace(lock, sources=sources)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pgbake.lock import Lock, SystemLock
-from pgbake.requirements import Requirements, chosen_debs
+from pgbake.requirements import Requirements, chosen_debs, tool_key
 
 
 def drop_pins(lock: Lock, required: Requirements) -> Lock:
@@ -16,9 +16,12 @@ def drop_pins(lock: Lock, required: Requirements) -> Lock:
     """
     if lock.platform != required.platform or lock.unpacking != required.unpacking:
         return lock
+    kept = {name for name in lock.sources if name in required.sources}
+    # What builds an extension is named by the extension's crates, not by the manifest.
+    tools = {tool_key(lock.sources[name]) for name in kept if required.sources[name].builds_by_pgrx}
     return msgspec.structs.replace(
         lock,
-        sources={name: pin for name, pin in lock.sources.items() if name in required.sources},
+        sources={name: pin for name, pin in lock.sources.items() if name in kept | tools},
         systems={
             name: _drop(part, required) for name, part in lock.systems.items() if name in required.systems
         },

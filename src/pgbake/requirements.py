@@ -14,7 +14,7 @@ import msgspec
 from pgbake.errors import ManifestError, host_error
 from pgbake.formats.system import System
 from pgbake.inputs.pins import UNPACKING_VERSION
-from pgbake.lock import DebPin, Lock, PlatformLock, RepositoryLock, SystemLock, pgrx_version
+from pgbake.lock import DebPin, Lock, PlatformLock, RepositoryLock, SourcePin, SystemLock, pgrx_version
 from pgbake.manifest import Manifest
 from pgbake.recipes.builders import CARGO
 from pgbake.recipes.choice import Choice, choices, deb_names
@@ -103,7 +103,7 @@ class Requirements:
                 raise out_of_date(f"it pins {recipe} from {pin.wanted}, not {want}")
             if want.cargo is not None and not pin.crates:
                 raise out_of_date(f"it does not pin the crates of {recipe}")
-            if want.builds_by_pgrx and f"cargo-pgrx@{pgrx_version(pin.crates)}" not in lock.sources:
+            if want.builds_by_pgrx and tool_key(pin) not in lock.sources:
                 raise out_of_date(f"it does not pin the cargo-pgrx that builds {recipe}")
         for name, wants in self.roots.items():
             root = pins.roots.get(name)
@@ -199,6 +199,11 @@ def requirements(manifest: Manifest, catalogue: Catalogue, directory: Path | Non
         forbidden=manifest.licences.forbid,
         licences={choice.key: choice.recipe.licence or "" for choice in built if choice.recipe},
     )
+
+
+def tool_key(pin: SourcePin) -> str:
+    """Return the name by which a lock pins the cargo-pgrx that builds an extension."""
+    return f"cargo-pgrx@{pgrx_version(pin.crates)}"
 
 
 def chosen_debs(pins: SystemLock, wants: Iterable[str]) -> dict[str, DebPin]:

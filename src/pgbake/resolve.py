@@ -206,10 +206,12 @@ class Resolver:
         """Add the crates that the source's Cargo.lock names to its pin, where it is a Rust program."""
         if want.cargo is None:
             return pin
-        wanted = parse_cargo_lock(cargo_lock_of(source, want.cargo, key), f"the Cargo.lock of {key}")
-        before = self._previous.sources.values() if self._previous else ()
-        known = {crate.sha256: crate.size for old in before for crate in old.crates}
-        sizes = crate_sizes(wanted, known, lambda: self._mirrors.of("crates"), self._downloads, self._report)
+        where = f"the Cargo.lock of {key}"
+        wanted = parse_cargo_lock(cargo_lock_of(source, want.cargo, key), where)
+        before = [crate for old in (self._previous.sources.values() if self._previous else ()) for crate in old.crates]
+        # A known hash by another name is asked for all the same: that name may not be there.
+        known = {c.sha256: c.size for c in before if (c.name, c.version, c.sha256) in set(wanted)}
+        sizes = crate_sizes(wanted, known, lambda: self._mirrors.of("crates"), self._downloads, self._report, where)
         crates = tuple(CratePin(name, version, digest, sizes[digest]) for name, version, digest in wanted)
         return msgspec.structs.replace(pin, crates=crates)
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from pgbake.errors import InputError
 from pgbake.events import Event, Planned, Sink
 from pgbake.inputs.pins import Pin
-from pgbake.inputs.registry import fill
+from pgbake.inputs.registry import MANIFEST_HINT, fill
 from pgbake.inputs.upstream import pin_url
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -105,12 +105,14 @@ def crate_sizes(
     bases: Callable[[], Sequence[str]],
     downloads: Path,
     report: Sink,
+    where: str,
 ) -> dict[str, int]:
     """Return the size of each crate by its sha256; those of which it is not known are fetched.
 
     :param wanted: name, version and sha256 of each.
     :param bases: finds the registry's templates; asked only where something is to be fetched.
     :param known: by sha256, the sizes of those that an earlier lock pins, which are not fetched.
+    :param where: names the Cargo.lock in errors.
     :raises InputError: the registry does not give one of them, or another file.
     :raises HostError: it is not known where crates are fetched from.
     """
@@ -133,7 +135,7 @@ def crate_sizes(
 
         found = bases()
         with ThreadPoolExecutor(_JOBS) as pool:
-            done = [pool.submit(fetch_crate, *crate[:2], found, downloads, told, crate[2]) for crate in missing]
+            done = [pool.submit(fetch_crate, *crate[:2], found, downloads, told, crate[2], where) for crate in missing]
             try:
                 for (_, _, digest), made in zip(missing, done, strict=True):
                     sizes[digest] = made.result().size
@@ -144,11 +146,18 @@ def crate_sizes(
 
 
 def fetch_crate(
-    name: str, version: str, bases: Sequence[str], downloads: Path, report: Sink, sha256: str | None = None
+    name: str,
+    version: str,
+    bases: Sequence[str],
+    downloads: Path,
+    report: Sink,
+    sha256: str | None = None,
+    where: str | None = None,
 ) -> Pin:
     """Fetch a crate to learn its size, and its hash where that is not known; it stays among the downloads.
 
     :param bases: the registry's templates.
+    :param where: names the Cargo.lock that asks for it, in errors; None where a recipe does.
     :raises InputError: the registry does not give it, or another file than ``sha256`` says.
     """
     path = crate_path(name, version)
@@ -162,14 +171,27 @@ def fetch_crate(
                 failed.append(error)
             else:
                 return Pin(version=version, path=path, size=pin.size, sha256=pin.sha256, archive="crates")
-        if all("wrong content" in error.message or " 40" in error.message for error in failed):
+        if all(_is_final(error) for error in failed):
             break  # asking once more changes nothing
         time.sleep(attempt)
+    if not all(_is_final(error) for error in failed):
+        hint = "is there a network? or name another registry in the manifest: "
+    elif not where:
+        hint = "see `source` in the recipe; or name a registry that has it in the manifest: "
+    elif any("wrong content" in error.message for error in failed):
+        hint = "make Cargo.lock anew: cargo generate-lockfile; or name a registry that has that file: "
+    else:
+        hint = "run `cargo update` in the source and then `pgbake lock`; or name a registry that has it: "
     raise InputError(
-        f"the registry does not give the crate {name} {version}",
-        hint=failed[0].hint if "wrong content" in failed[0].message else "is there such a version? is there a network?",
+        f"the registry does not give the crate {name} {version}" + (f", which {where} names" if where else ""),
+        hint=hint + MANIFEST_HINT,
         detail="\n".join(dict.fromkeys("\n".join(filter(None, (e.message, e.detail))) for e in failed)),
     )
+
+
+def _is_final(error: InputError) -> bool:
+    """Whether a registry has no such file, or another."""
+    return "wrong content" in error.message or " 40" in error.message or error.message.startswith("cannot read")
 
 
 def crate_path(name: str, version: str) -> str:

@@ -26,7 +26,7 @@ from pgbake.errors import HostError, InputError
 from pgbake.events import Event, Finished, Notice, Outcome, Planned, Progressed, Sink, Started, silent
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
-from pgbake.inputs.registry import fill
+from pgbake.inputs.registry import MANIFEST_HINT, fill
 from pgbake.store.locks import acquire, holder
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ _STOP_CHECK = 0.2  # seconds between looks at whether the caller wants to stop
 _GRACE = 1.0  # seconds that transfers have to end once one has failed
 
 _Item = TypeVar("_Item")
+
+#: Files that threads of this process fetch, or wait for.
+_UNDER_WAY: dict[Path, object] = {}
 
 
 def fetch(
@@ -259,29 +262,37 @@ class _Shared:
 
     @contextmanager
     def locked_part(self, task: _Task) -> Iterator[_Part | None]:
-        """Open the file under way as its only writer; None when another process finished it meanwhile."""
+        """Open the file under way as its only writer; None when another process, or thread, finished it meanwhile."""
         path = task.target.with_name(task.target.name + ".part")
-        while True:
-            # Appending neither empties what is there nor fails when it is not.
-            with path.open("a+b") as file:
-                if not acquire(file.fileno(), wait=False):
-                    other = holder(path)
-                    self.report(Notice("info", f"{task.label} is being fetched by {other}; waiting for it"))
-                    while not acquire(file.fileno(), wait=False):
-                        self.sleep(_STOP_CHECK)
-                if not _is_same_file(file.fileno(), path):
-                    continue  # the other process has renamed or removed it since we opened it
-                if _is_whole(task.target, task.pin):
-                    path.unlink()
-                    yield None
-                    return
-                part = _Part.of(path, file)
-                try:
-                    yield part
-                finally:
-                    if part.size == 0 and path.exists():
+        token = object()
+        # Build roots that one run makes share packages: its threads wait for each other, which is no news.
+        is_first = _UNDER_WAY.setdefault(path, token) is token
+        try:
+            while True:
+                # Appending neither empties what is there nor fails when it is not.
+                with path.open("a+b") as file:
+                    if not acquire(file.fileno(), wait=False):
+                        if is_first:
+                            other = holder(path)
+                            self.report(Notice("info", f"{task.label} is being fetched by {other}; waiting for it"))
+                        while not acquire(file.fileno(), wait=False):
+                            self.sleep(_STOP_CHECK)
+                    if not _is_same_file(file.fileno(), path):
+                        continue  # the other process has renamed or removed it since we opened it
+                    if _is_whole(task.target, task.pin):
                         path.unlink()
-                return
+                        yield None
+                        return
+                    part = _Part.of(path, file)
+                    try:
+                        yield part
+                    finally:
+                        if part.size == 0 and path.exists():
+                            path.unlink()
+                    return
+        finally:
+            if is_first:
+                del _UNDER_WAY[path]
 
     def from_mirrors(self, task: _Task, part: _Part) -> None:
         """Try the mirrors in turn until one has given the whole file."""
@@ -303,11 +314,17 @@ class _Shared:
                 part.path.rename(task.target)
                 return
         gone = all("404" in status or "no such file" in status for status in statuses)
+        other = '[platform] mirrors = ["URL"]'
+        anew = "old files leave a moving archive: resolve anew with: pgbake lock"
+        if task.pin.archive == "crates":
+            other = MANIFEST_HINT
+            anew = (
+                "run `cargo update` in the extension's source and then `pgbake lock`, or name a registry that has it: "
+            )
+            anew += other
         raise InputError(
             f"no mirror gave {task.label} {task.pin.version} ({task.pin.path})",
-            hint="old files leave a moving archive: resolve anew with: pgbake lock"
-            if gone
-            else 'check the network, or name other mirrors in the manifest: [platform] mirrors = ["URL"]',
+            hint=anew if gone else f"check the network, or name other mirrors in the manifest: {other}",
             detail="\n".join(statuses),
         )
 

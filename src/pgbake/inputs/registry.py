@@ -20,7 +20,9 @@ from urllib.parse import quote
 from pgbake.errors import HostError
 from pgbake.run import run
 
-_HINT = 'install cargo, or name a registry in the manifest: [platform] crates = ["https://HOST/crates"]'
+#: How the manifest names a registry.
+MANIFEST_HINT = '[platform] crates = ["https://HOST/crates"]'
+_HINT = "install cargo, or name a registry in the manifest: " + MANIFEST_HINT
 _TIMEOUT = (10.0, 30.0)
 #: Nobody answers there, so that cargo says what it asked for and gets nothing.
 _NOWHERE = "http://127.0.0.1:9"
@@ -141,7 +143,7 @@ def _default_index() -> str:
     if found is None:
         raise HostError(
             "it is not known where crates are fetched from: the host's cargo does not say it",
-            hint='name a registry in the manifest: [platform] crates = ["https://HOST/crates"]',
+            hint="name a registry in the manifest: " + MANIFEST_HINT,
         )
     return found[1]
 
@@ -169,7 +171,7 @@ def _download_template(index: str) -> str:
     except requests.RequestException as error:
         raise HostError(
             f"the registry of crates cannot be asked: {url}: {innermost(error)}",
-            hint='is there a network? or name another: [platform] crates = ["https://HOST/crates"]',
+            hint="is there a network? or name another: " + MANIFEST_HINT,
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HostError(f"{url} is not the configuration of a registry: {error}", hint=_HINT) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -17,7 +18,7 @@ from typing import BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from pgbake.errors import InputError, host_error
-from pgbake.events import Sink, task
+from pgbake.events import Progressed, Sink, task, throttled
 from pgbake.inputs.fetch import innermost
 from pgbake.inputs.pins import Pin
 
@@ -31,6 +32,8 @@ _NOT_SOURCES = (
 )  # fmt: skip
 _CHUNK = 1 << 18
 _TIMEOUT = (10.0, 30.0)
+#: Each thread's session, which keeps its connection: a Cargo.lock names hundreds of small files.
+_local = threading.local()
 
 
 def pin_url(
@@ -51,11 +54,15 @@ def pin_url(
     partial = downloads / f".{os.getpid()}-{name}"
     try:
         downloads.mkdir(parents=True, exist_ok=True)
-        with task(report, f"fetch:{url}", "fetch", name), _opened(url) as stream, partial.open("wb") as file:
+        id = f"fetch:{url}"
+        tell = throttled(report, id)
+        with task(report, id, "fetch", name), _opened(url) as stream, partial.open("wb") as file:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
                 file.write(chunk)
+                tell(size)
+            report(Progressed(id, size))
         got = digest.hexdigest()
         if sha256 and got != sha256:
             raise InputError(
@@ -86,7 +93,10 @@ def _opened(url: str) -> Iterator[BinaryIO]:
             yield stream
         return
     try:
-        with requests.get(url, stream=True, timeout=_TIMEOUT) as response:
+        session: requests.Session | None = getattr(_local, "session", None)
+        if session is None:
+            session = _local.session = requests.Session()
+        with session.get(url, stream=True, timeout=_TIMEOUT) as response:
             if response.status_code != 200:
                 raise InputError(
                     f"{url}: {response.status_code} {response.reason}", hint="is the URL right, and the version there?"

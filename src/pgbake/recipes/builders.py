@@ -288,7 +288,10 @@ PATH=$tools/usr/bin:$PATH
 mkdir $PGRX_HOME
 printf '[configs]\npg%s = "%s"\n' "$major" "$pg_config" > $PGRX_HOME/config.toml
 # Where crates are missing this says so before anything is compiled.
-cargo metadata --frozen --format-version 1 > /dev/null
+if ! cargo metadata --frozen --format-version 1 > /dev/null; then
+  echo "Cargo.lock lacks what Cargo.toml asks for: run 'cargo update --workspace' in the source, then 'pgbake lock'" >&2
+  exit 1
+fi
 
 phase build
 cargo pgrx package --pg-config $pg_config --no-default-features --out-dir /build/image "${makeFlags[@]}"

@@ -14,7 +14,8 @@ import pytest
 from tests.cache import test_cache as shared_cache
 from tests.projects import EXAMPLE, TestProject
 
-pytestmark = [pytest.mark.integration, pytest.mark.full]
+# Where nothing of it is built yet, PostgreSQL, cargo-pgrx and some hundred crates are compiled before the first test.
+pytestmark = [pytest.mark.integration, pytest.mark.full, pytest.mark.timeout(3600)]
 
 CSV = 'id,name,born,note\n1,Ada,1815-12-10,"{""a"": [1, 2]}"\n2,"Grace, Hopper",1906-12-09,\n'
 JSON_LINES = '{"kind": "login", "size": 1.10, "tags": ["a", "b"]}\n\n{"kind": {"nested": true}, "size": null}\n'

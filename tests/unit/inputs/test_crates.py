@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
 import time
 from pathlib import Path
@@ -96,9 +97,9 @@ def test_a_size_is_learned_once(tmp_path: Path) -> None:
         def bases() -> tuple[str, ...]:
             return (f"{server.url}/{{crate}}/{{version}}",)
 
-        assert crate_sizes(wanted, {}, bases, tmp_path, silent) == {HASH: 5}
-        assert crate_sizes(wanted, {}, bases, tmp_path, silent) == {HASH: 5}
-        assert crate_sizes(wanted, {HASH: 5}, bases, tmp_path / "other", silent) == {HASH: 5}
+        assert crate_sizes(wanted, {}, bases, tmp_path, silent, "x") == {HASH: 5}
+        assert crate_sizes(wanted, {}, bases, tmp_path, silent, "x") == {HASH: 5}
+        assert crate_sizes(wanted, {HASH: 5}, bases, tmp_path / "other", silent, "x") == {HASH: 5}
         assert len(server.asked) == 1
 
 
@@ -114,10 +115,22 @@ def test_a_registry_that_fails_once_is_asked_again(tmp_path: Path) -> None:
 def test_a_missing_crate_and_a_wrong_one_are_clear_errors(tmp_path: Path) -> None:
     with serving() as server:
         bases = (f"{server.url}/{{crate}}/{{version}}",)
-        with pytest.raises(InputError, match=r"the registry does not give the crate x 1\.0\.0") as caught:
+        with pytest.raises(InputError, match=r"the registry does not give the crate x 1\.0\.0$") as caught:
             fetch_crate("x", "1.0.0", bases, tmp_path, silent)
         assert "404" in (caught.value.detail or "") and len(server.asked) == 1
+        assert "see `source` in the recipe" in (caught.value.hint or "")
+        named = "the registry does not give the crate x 1.0.0, which the Cargo.lock of y names"
+        with pytest.raises(InputError, match=re.escape(named)) as caught:
+            crate_sizes([("x", "1.0.0", HASH)], {}, lambda: bases, tmp_path, silent, "the Cargo.lock of y")
+        assert "`cargo update`" in (caught.value.hint or "") and "[platform] crates" in (caught.value.hint or "")
         server.files["x/1.0.0"] = b"other"
-        with pytest.raises(InputError, match=r"the registry does not give the crate x 1\.0\.0") as caught:
-            fetch_crate("x", "1.0.0", bases, tmp_path, silent, HASH)
+        with pytest.raises(InputError, match=re.escape(named)) as caught:
+            fetch_crate("x", "1.0.0", bases, tmp_path, silent, HASH, "the Cargo.lock of y")
         assert f"expected sha256 {HASH}" in (caught.value.detail or "")
+        assert "cargo generate-lockfile" in (caught.value.hint or "")
+
+
+def test_a_registry_out_of_reach_is_told_from_one_that_lacks_a_crate(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not give the crate x 1\.0\.0") as caught:
+        fetch_crate("x", "1.0.0", ("http://127.0.0.1:9/{crate}",), tmp_path, silent, HASH, "the Cargo.lock of y")
+    assert "is there a network?" in (caught.value.hint or "")

@@ -9,16 +9,18 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from pgbake.errors import HostError, InputError
-from pgbake.events import Event, Finished, Planned, Progressed, Started, silent
+from pgbake.events import Event, Finished, Notice, Planned, Progressed, Started, silent
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
+from pgbake.inputs.registry import Registry
 from tests.unit.inputs.servers import Server
 
 CONTENT = random.Random(1).randbytes(400_000)
@@ -242,6 +244,16 @@ def test_files_gone_from_all_mirrors_suggest_a_new_lock(server: Server, download
     assert "pgbake lock" in (caught.value.hint or "")
 
 
+def test_a_crate_that_is_gone_is_taken_in_another_version_or_from_elsewhere(server: Server, downloads: Path) -> None:
+    crate = Pin("1.0.0", "x/x-1.0.0.crate", 5, PIN.sha256, "crates")
+    with pytest.raises(InputError, match=r"no mirror gave crate x 1\.0\.0") as caught:
+        fetch({"crate x": crate}, Mirrors((), crates=Registry([server.url]).templates), downloads, silent)
+    assert "`cargo update`" in (caught.value.hint or "") and "[platform] crates" in (caught.value.hint or "")
+    with pytest.raises(InputError) as caught:
+        fetch({"crate x": crate}, Mirrors((), crates=Registry(["http://nowhere.invalid"]).templates), downloads, silent)
+    assert "network" in (caught.value.hint or "") and "[platform] crates" in (caught.value.hint or "")
+
+
 def test_a_mirror_that_is_down_is_asked_last_from_then_on(server: Server, downloads: Path) -> None:
     pins: dict[str, Pin] = {}
     for number in range(30):
@@ -317,6 +329,17 @@ try:
 except PgbakeError as error:
     print(error.message)
 """
+
+
+def test_threads_that_want_the_same_file_wait_without_a_word(server: Server, downloads: Path) -> None:
+    server.files[ASKED] = CONTENT
+    server.faults[ASKED] = ["slow"]
+    events: list[Event] = []
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(fetch, {"a": PIN}, mirrors(server), downloads, events.append) for _ in range(3)]
+        assert {made.result()["a"].read_bytes() for made in done} == {CONTENT}
+    assert len(server.asked) == 1
+    assert not [event for event in events if isinstance(event, Notice)]
 
 
 def test_two_processes_fetch_the_same_file(server: Server, downloads: Path) -> None:

@@ -8,42 +8,24 @@ import pytest
 from pgbake.bundle.merge import Bundle, lower_bundle
 from pgbake.errors import LockError, ManifestError
 from pgbake.formats.system import SYSTEMS
-from pgbake.lock import CratePin, Lock, SourcePin
+from pgbake.lock import Lock
 from pgbake.manifest import Manifest, Platform
 from pgbake.recipes.choice import choices
-from pgbake.recipes.recipe import Catalogue, Recipe, Source
+from pgbake.recipes.recipe import Catalogue
 from pgbake.requirements import requirements
-from tests.synthetic import digest, synthetic_lock
+from tests.synthetic import crate, synthetic_lock, with_pgrx, with_rust
 
 MANIFEST = Manifest("rust", 17, ("one", "two"), languages=(), platform=Platform("trixie"))
 
 
-def recipe(name: str) -> Recipe:
-    source = Source(url=f"http://a.invalid/{name}.tar.gz", version="1.0")
-    return Recipe(name, summary="s", licence="MIT", builder="cargo-pgrx", source=source)
-
-
 @pytest.fixture
 def rusty(catalogue: Catalogue) -> Catalogue:
-    return Catalogue({**catalogue.recipes, "one": recipe("one"), "two": recipe("two")}, catalogue.debian)
-
-
-def crate(name: str, version: str) -> CratePin:
-    return CratePin(name, version, digest(name, version), 100)
+    return with_rust(catalogue, "one", "two")
 
 
 def pinned(catalogue: Catalogue, *versions: str) -> Lock:
     """Return a lock in which extensions have these versions of pgrx, each with its cargo-pgrx."""
-    lock = synthetic_lock(MANIFEST, catalogue)
-    sources: dict[str, SourcePin] = dict(lock.sources)
-    for name, version in zip(MANIFEST.extensions, versions, strict=True):
-        crates = (crate("serde", "1.0.0"), crate("pgrx", version))
-        sources[name] = msgspec.structs.replace(sources[name], crates=crates)
-        sources[f"cargo-pgrx@{version}"] = SourcePin(
-            version=version, path=f"cargo-pgrx/cargo-pgrx-{version}.crate", size=1, sha256=digest("tool", version),
-            archive="crates", wanted=f"crate cargo-pgrx {version}", crates=(crate("clap", "4.0.0"),),
-        )  # fmt: skip
-    return msgspec.structs.replace(lock, sources=sources)
+    return with_pgrx(synthetic_lock(MANIFEST, catalogue), dict(zip(MANIFEST.extensions, versions, strict=True)))
 
 
 def lower(catalogue: Catalogue, lock: Lock, manifest: Manifest = MANIFEST) -> Bundle:
