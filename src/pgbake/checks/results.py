@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 from xml.etree import ElementTree
 
 import msgspec
@@ -25,6 +25,8 @@ class Test(msgspec.Struct, frozen=True):
     :param outcome: ``passed``, ``failed`` or ``skipped``.
     :param reason: of what did not pass.
     """
+
+    __test__: ClassVar[bool] = False  # none of pytest's
 
     test: str
     outcome: str
