@@ -7,8 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.oracle import Oracle, OracleUnavailable, unpacked_nix
+
+# A machine may be busy: how long an example takes says nothing of what is tested.
+settings.register_profile("pgbake", deadline=None)
+settings.load_profile("pgbake")
 
 _left_out: list[str] = []
 

@@ -155,7 +155,8 @@ class _Lowerer:
         for name, extensions, package in self.packages():
             spec: dict[str, Any] = {"package": package, "extensions": extensions, "use": self.uses.script(name)}
             yield self.check("smoke", name, spec | {"known": known.get(name)}, about=name)
-        yield self.check("smoke", "all", {"all": True, "apart": dict(self.uses.apart)})
+        named = [name for name, _, _ in self.packages()]
+        yield self.check("smoke", "all", {"all": True, "apart": self.uses.apart(named)})
 
     def packages(self) -> Iterator[tuple[str, list[str], str]]:
         """Yield what the manifest names: the name, SQL's names where they are known, and the receipt's package."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
+from pgbake.checks.harness.smoke import header
 from pgbake.recipes.recipe import SHIPPED
 from pgbake.toml import load_toml
 
@@ -25,8 +26,6 @@ class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exception: tuple[_Known, ...] = ()
-    #: Packages that cannot be created in one database with the others.
-    apart: tuple[_Known, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,16 @@ class Uses:
     @cached_property
     def known(self) -> Mapping[str, str]:
         """The reason why a use cannot succeed, by name."""
-        return self._reasons(self._exceptions.exception)
-
-    @cached_property
-    def apart(self) -> Mapping[str, str]:
-        """The reason why a package's extensions cannot be in one database with all others, by name."""
-        return self._reasons(self._exceptions.apart)
-
-    @cached_property
-    def _exceptions(self) -> _Exceptions:
-        return load_toml(_USES / "exceptions.toml", _Exceptions)
-
-    def _reasons(self, listed: tuple[_Known, ...]) -> dict[str, str]:
+        listed = load_toml(_USES / "exceptions.toml", _Exceptions).exception
         return {known.name: known.reason for known in listed if not known.majors or self.major in known.majors}
+
+    def apart(self, names: Iterable[str]) -> dict[str, str]:
+        """Return, of some extensions, those that cannot be in one database with all others, each with the reason."""
+        reasons = {}
+        for name in names:
+            database = header(self.script(name) or "", "database")
+            if database is not None:
+                reasons[name] = f"it can only be in the database {database}"
+            elif name in self.known:
+                reasons[name] = self.known[name]
+        return reasons

@@ -261,7 +261,9 @@ class Server:
         """
         words = [word for key, value in (variables or {}).items() for word in ("-v", f"{key}={value}")]
         args = ("-XAtq", "-v", "ON_ERROR_STOP=1", *words, "-d", database, "-f", "-")
-        return self.program("psql", *args, stdin=script, limit=limit, env=env).strip()
+        return self.program(
+            "psql", *args, stdin=script, limit=limit, env={"PGDATABASE": database, **(env or {})}
+        ).strip()
 
     def create_database(self, name: str, template: str = "template1") -> str:
         """Make a database anew; return its name."""
