@@ -76,7 +76,7 @@ def command(
     file = out or project.directory / NAME
     size = _write(file, facts)
     if against is None:  # another comparison that was asked for once changes nothing of what comes next
-        reported.keep(facts.side, facts.against.side if facts.against else None)
+        reported.keep(facts.side, facts.against)
     app.say(f"wrote {file} ({human_size(size)})")
     if opening == "yes" or (opening == "auto" and _on_desktop()):
         _open(app, file)
@@ -100,7 +100,7 @@ def _comparison(
         return Comparison(side_of(app.store, _named_bundle(app, against)), "the bundle that was named")
     before = reported.before(facts.bundle.path)
     if before is not None:
-        return Comparison(before, "the bundle of this project that was reported before")
+        return before
     found = bundle_before(app.store, path)
     if found is None:
         return None

@@ -1,6 +1,8 @@
 """The bundles that were last reported of a project, so that a report knows the one before.
 
-DATA/reports/DIGEST.json     {"current": SIDE, "previous": SIDE or null}; DIGEST: of the project's directory
+DATA/reports/DIGEST.json     {"current": SIDE, "previous": {"side": SIDE, "why": TEXT} or null}
+
+DIGEST is that of the project's directory, SIDE a `pgbake.report.facts.Side`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import msgspec
 
 from pgbake.errors import ManifestError, host_error
 from pgbake.files import read_hint, read_small_file, write_whole
-from pgbake.report.facts import Facts, Side
+from pgbake.report.facts import Comparison, Facts, Side
 
 #: Bytes of the largest report that is read, and the element of a page that holds its side.
 _LARGEST = 100_000_000
@@ -24,7 +26,7 @@ _EMBEDDED = re.compile(rf'<script type="application/json" id="{SIDE_ID}">(.*?)</
 
 class _Kept(msgspec.Struct, frozen=True):
     current: Side
-    previous: Side | None = None
+    previous: Comparison | None = None
 
 
 class ReportRecord:
@@ -42,21 +44,22 @@ class ReportRecord:
         except (OSError, msgspec.MsgspecError):  # only a comparison is lost with it
             self._kept = None
 
-    def before(self, path: str) -> Side | None:
-        """Return the last bundle that was reported before this one; None where none was."""
+    def before(self, path: str) -> Comparison | None:
+        """Return the bundle to compare one with: the last other one that was reported; None where none was.
+
+        What the first report of a bundle was compared with, its later ones are as well.
+        """
         if self._kept is None:
             return None
-        return self._kept.previous if self._kept.current.path == path else self._kept.current
+        if self._kept.current.path == path:
+            return self._kept.previous
+        return Comparison(self._kept.current, "the bundle of this project that was reported before")
 
-    def keep(self, side: Side, previous: Side | None) -> None:
+    def keep(self, side: Side, previous: Comparison | None) -> None:
         """Keep what was reported, and what it was compared with.
 
         :raises HostError: it cannot be written.
         """
-        if self._kept is not None and self._kept.current.path == side.path:
-            previous = self._kept.previous or previous
-        elif self._kept is not None:
-            previous = self._kept.current
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._file, msgspec.json.encode(_Kept(side, previous), order="sorted"))
