@@ -111,11 +111,21 @@ def _comparison(
 
 
 def _named_bundle(app: App, name: str) -> StorePath:
-    from pgbake.cli.caches import name_paths
+    """Return the store path that a name means.
 
-    # A link in this directory, such as "result", has no slash.
-    paths = name_paths(app, [f"./{name}" if "/" not in name and os.path.lexists(name) else name])
-    return paths[0]
+    :raises ManifestError: it means none.
+    """
+    from pgbake.cli.caches import name_paths
+    from pgbake.errors import ManifestError
+
+    if "/" in name:
+        return name_paths(app, [name])[0]
+    if os.path.lexists(name):  # a link in this directory, such as "result"
+        return name_paths(app, [f"./{name}"])[0]
+    raise ManifestError(
+        f'there is no bundle and no report "{name}"',
+        hint="name a store path, a link to one, or a page that `pgbake report` wrote",
+    )
 
 
 def _write(file: Path, facts: Facts) -> int:

@@ -56,6 +56,18 @@ class Changes:
     interface: tuple[InterfaceChange, ...] | None
 
     @property
+    def versions(self) -> tuple[tuple[str, Change], ...]:
+        """All versions that changed, each with what it is one of.
+
+        Most packages bring an extension of their name and version, which then stands for both.
+        """
+        packages = [change for change in self.packages if change not in self.extensions]
+        groups = (
+            ("server", self.server), ("extension", self.extensions), ("package", packages), ("runtime", self.runtime),
+        )  # fmt: skip
+        return tuple((kind, change) for kind, group in groups for change in group)
+
+    @property
     def none(self) -> bool:
         """Whether versions and interface are the same."""
         return not (self.server or self.extensions or self.packages or self.runtime or self.interface)

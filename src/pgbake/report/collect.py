@@ -161,7 +161,10 @@ def _read_receipt(bundle: Path) -> _Receipt:
     try:
         return msgspec.json.decode((bundle / "receipt.json").read_bytes(), type=_Receipt)
     except (OSError, msgspec.MsgspecError) as error:
-        raise StoreError(f"{bundle} is no bundle: its receipt cannot be read ({error})") from error
+        why = "it has no receipt" if isinstance(error, FileNotFoundError) else f"its receipt cannot be read ({error})"
+        raise StoreError(
+            f"{bundle.name} is no bundle: {why}", hint="bundles are called NAME-postgresql-VERSION"
+        ) from error
 
 
 def _bundle(store: LocalStore, receipt: _Receipt, info: PathInfo) -> BundleFacts:

@@ -211,7 +211,7 @@ def _checks_card(facts: Facts) -> Markup:
 def _changes_card(changes: Changes | None) -> Markup:
     if changes is None:
         return _card("Changes", "none known", "nothing to compare with", "changes")
-    versions = (*changes.server, *changes.extensions, *changes.packages, *changes.runtime)
+    versions = changes.versions
     objects = sum(len(item.added) + len(item.removed) for item in changes.interface or ())
     note = f"{_signed_size(changes.after_size - changes.before_size)}"
     if changes.interface is not None:
@@ -247,23 +247,15 @@ def _changes(facts: Facts, changes: Changes | None) -> Markup:
     )  # fmt: skip
     if side.path == facts.side.path:
         return _section("changes", "Changes", element("p", "That is this bundle itself.", class_="empty"))
-    versions = [
-        (kind, change)
-        for kind, group in (
-            ("server", changes.server),
-            ("extension", changes.extensions),
-            ("package", changes.packages),
-            ("runtime", changes.runtime),
-        )
-        for change in group
-    ]
     return _section(
         "changes",
         "Changes",
         intro,
         size,
         element("h3", "Versions"),
-        _version_table(versions) if versions else element("p", "All versions are the same.", class_="empty"),
+        _version_table(changes.versions)
+        if changes.versions
+        else element("p", "All versions are the same.", class_="empty"),
         _grown(changes),
         element("h3", "SQL interface"),
         _interface(facts, changes),

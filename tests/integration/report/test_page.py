@@ -237,8 +237,11 @@ def test_it_prints(page: Page, tmp_path: Path) -> None:
 
 
 def test_the_report_of_the_example(project: TestProject, browser: Browser, tmp_path: Path) -> None:
-    """The command on a real bundle, one of whose checks has been run."""
-    project.pgbake("check", "smoke/pgvector")
+    """The command on a real bundle, one of whose checks has passed, and one failed."""
+    uses = project.directory / "tests/uses"
+    uses.mkdir(parents=True)
+    (uses / "plsh.sql").write_text("SELECT 1/0 AS fault;\n")
+    assert project.pgbake("check", "smoke/pgvector", "smoke/plsh", check=False).returncode == 1
     out = tmp_path / "report.html"
     assert "wrote" in project.pgbake("report", "--out", str(out), "--open", "no").stdout
     first = out.read_bytes()
@@ -251,7 +254,9 @@ def test_the_report_of_the_example(project: TestProject, browser: Browser, tmp_p
     assert {"vector", "hstore", "plpgsql"} <= {item["name"] for item in told["extensions"]}
     assert all(step["how"] == "built" for step in told["timeline"])
     states = {check["name"]: check["state"] for check in told["checks"]}
-    assert states["smoke/pgvector"] == "passed"
+    assert (states["smoke/pgvector"], states["smoke/plsh"]) == ("passed", "failed")
+    failed = next(check for check in told["checks"] if check["name"] == "smoke/plsh")
+    assert "division by zero" in failed["log"] and "@pgbake" not in failed["log"]
     assert all(item["part"] != "other" for item in told["closure"])
     assert read_side(out).path == size["path"]
 
