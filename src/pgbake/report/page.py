@@ -701,7 +701,7 @@ def _table(
         data_filter=filter_label,
         data_kinds=";".join(f"{kind}={words}" for kind, words in kinds) or None,
     )
-    return element("div", table, class_="scroll", role="region", aria_label=caption, tabindex="0")
+    return element("div", table, class_="scroll", role="group", aria_label=caption, tabindex="0")
 
 
 def _row_header(name: str) -> Markup:
@@ -721,7 +721,7 @@ def _details(summary: Markup | str, body: Markup, open_: bool = False) -> Markup
 
 
 def _pre(content: str, label: str) -> Markup:
-    return element("pre", content, tabindex="0", role="region", aria_label=label)
+    return element("pre", content, tabindex="0", role="group", aria_label=label)
 
 
 def _codes(words: Iterable[str]) -> Markup:
