@@ -38,6 +38,7 @@ COMMANDS = {
     },
     "Checks": {
         "check": "Test the bundle on live servers.",
+        "report": "Write a page on the bundle: contents, size, builds, checks, changes.",
     },
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",
