@@ -112,6 +112,7 @@ class _Lowerer:
         yield from self.smoke()
         yield from self.durability()
         yield from self.replica()
+        yield from self.locale()
 
     def check(
         self,

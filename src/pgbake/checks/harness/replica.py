@@ -18,7 +18,7 @@ _SETTINGS = {
     "synchronous_standby_names": "",
     "wal_receiver_status_interval": "1s",
 }
-_TRANSACTIONS = 100
+_TRANSACTIONS = 60
 #: Types of extensions: the extension, the column's type, and a value that follows from ``i``.
 _TYPES = (
     ("citext", "citext", "'Word' || i"),
@@ -51,7 +51,7 @@ def check(session: Session) -> None:
 def _streaming(session: Session) -> None:
     report = session.report
     primary = session.server("primary", _SETTINGS)
-    load = Load(primary, primary.create_database("app"))
+    load = Load(primary, primary.create_database("app"), clients=3)
     load.prepare()
     typed = Typed(session)
     typed.create(primary)
@@ -202,7 +202,8 @@ def compare(one: Server, other: Server) -> None:
     :raises Failure: they differ; the rows that one of them lacks are the detail.
     """
     for table in _TABLES:
-        digest = f"SELECT count(*), md5(string_agg(t::text, ' ' ORDER BY t::text COLLATE \"C\")) FROM {table} t"
+        row = f"SELECT md5(t::text) AS row FROM {table} t"
+        digest = f"SELECT count(*), md5(string_agg(row, '' ORDER BY row COLLATE \"C\")) FROM ({row}) rows"
         if one.sql(digest, "app") == other.sql(digest, "app"):
             continue
         rows = [
