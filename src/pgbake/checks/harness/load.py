@@ -66,10 +66,7 @@ class Load:
 
     def start(self) -> None:
         """Start the clients, which go on behind what the server has."""
-        last = dict(
-            map(int, line.split("|"))
-            for line in self.server.sql("SELECT client, last FROM account", self.database).splitlines()
-        )
+        last = self._last(self.server)
         self._begun = list(self.acknowledged)
         for client in range(len(self.acknowledged)):
             script = self.server.directory / f"client-{client}.sql"
@@ -121,6 +118,10 @@ class Load:
             if numbers:
                 self.acknowledged[client] = numbers[-1]
 
+    def _last(self, server: Server) -> list[int]:
+        """Return the last transaction of each client that a server has."""
+        return [int(last) for last in server.sql("SELECT last FROM account ORDER BY client", self.database).split()]
+
     def verify(self, server: Server | None = None) -> None:
         """Check that all that was acknowledged is there, and nothing is there in part.
 
@@ -131,8 +132,7 @@ class Load:
         # A sequential scan sees the table itself; indexes are for pg_amcheck.
         if torn := server.sql(f"SET enable_indexscan = off; SET enable_bitmapscan = off; {_WHOLE}", self.database):
             raise Failure("transactions are there in part", torn)
-        lines = server.sql("SELECT client, last FROM account ORDER BY client", self.database).splitlines()
-        for (client, last), known in zip((map(int, line.split("|")) for line in lines), self.acknowledged, strict=True):
+        for client, (known, last) in enumerate(zip(self.acknowledged, self._last(server), strict=True)):
             # The answer to the last one may have been lost on its way.
             if not known <= last <= known + 1:
                 raise Failure(f"client {client} was told that {known} transactions are committed, and {last} are there")

@@ -178,7 +178,7 @@ def _warned(session: Session, server: Server, database: str, expected: dict[str,
     if server.sql(differ, database) == "0":
         raise Failure("pg_collation_actual_version() differs from no recorded version")
     before = len(server.log.read_text(errors="replace"))
-    for index, collation in expected.items():
+    for collation in expected.values():
         if collation != "default":
             server.sql(
                 f"SET enable_seqscan = off; SELECT count(*) FROM t WHERE name COLLATE {collation} > 'a'", database
