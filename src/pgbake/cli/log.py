@@ -29,7 +29,9 @@ def command(app: App, name: str, system: str | None) -> None:
     if "/" in name:
         from pgbake.cli.check import find_check
 
-        derivation = find_check(app, system_, name).derivation
+        check = find_check(app, system_, name)
+        file = app.store.log_file(check.derivation.path)
+        text = read_log(file, f"`pgbake check --again {check.name}` runs it")
     else:
-        derivation = choose(bundle, [name])[name]
-    click.echo_via_pager(read_log(app.store.log_file(derivation.path)))
+        text = read_log(app.store.log_file(choose(bundle, [name])[name].path))
+    click.echo_via_pager(text)
