@@ -360,7 +360,7 @@ class Server:
         )
         command = [f"{self.session.bundle}/bin/psql", "-X", "-c", query]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5, env=self.environment)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3, env=self.environment)
             said = done.stdout or done.stderr
         except subprocess.TimeoutExpired:
             said = "the server does not answer\n"
