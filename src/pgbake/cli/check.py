@@ -274,7 +274,7 @@ def _show(app: App, outcome: Outcome) -> None:
 def _show_failure(app: App, test: Test) -> None:
     app.say(f"    {test.test}: {test.reason}")
     lines = test.detail.splitlines()
-    for line in lines[-_SHOWN:]:
+    for line in lines[lines[:1] == [test.reason] :][-_SHOWN:]:  # the reason is often the detail's first line
         app.say(f"        {line}")
 
 

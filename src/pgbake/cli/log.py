@@ -21,7 +21,7 @@ Examples:
 @pass_app
 def command(app: App, name: str, system: str | None) -> None:
     """Show the log of the last build of a package on this machine, or of the last run of a check, failed or not."""
-    from pgbake.build.log import read_log
+    from pgbake.build.log import OF_CHECKS, read_log
     from pgbake.cli.goals import choose
 
     system_ = app.project.system(system)
@@ -34,4 +34,4 @@ def command(app: App, name: str, system: str | None) -> None:
         text = read_log(file, f"`pgbake check --again {check.name}` runs it")
     else:
         text = read_log(app.store.log_file(choose(bundle, [name])[name].path))
-    click.echo_via_pager(text)
+    click.echo_via_pager("".join(line for line in text.splitlines(True) if not line.startswith(OF_CHECKS)))

@@ -25,6 +25,7 @@ from pgbake.build.log import read_log
 from pgbake.build.plan import make_plan
 from pgbake.build.provide import Provider
 from pgbake.build.realise import realise
+from pgbake.bundle.collations import moved_query
 from pgbake.bundle.merge import lower_bundle
 from pgbake.checks.check import _Lowerer
 from pgbake.checks.results import Outcome, failed_outcome, passed_outcome
@@ -60,8 +61,8 @@ class Planted:
         #: How long the last one took.
         self.seconds = 0.0
 
-    def __call__(self, body: str, *, limit: float = 60, **spec: Any) -> Outcome:
-        """Perform one; ``body`` is what comes in ``check(session)``."""
+    def __call__(self, body: str, *, limit: float = 60, modules: tuple[str, ...] = (), **spec: Any) -> Outcome:
+        """Perform one; ``body`` is what comes in ``check(session)``, ``modules`` are of the harness."""
         (self.harness / "fault.py").write_text(_MODULE + textwrap.indent(textwrap.dedent(body), "    "))
         project, system = self.example.project, host_system()
         bundle = lower_bundle(project.manifest, project.catalogue, project.lock, system)
@@ -69,7 +70,8 @@ class Planted:
         # A name of its own makes each run another one, and its servers' processes known.
         cluster = f"planted-{time.time_ns()}"
         settings = {"cluster_name": cluster}
-        check = lowerer.check("fault", "planted", {"settings": settings, **spec}, limit=limit, small=True)
+        spec = {"settings": settings, **spec}
+        check = lowerer.check("fault", "planted", spec, modules=modules, limit=limit, small=True)
         errors: list[BuildError] = []
 
         def takes(_derivation: Derivation, error: BuildError) -> bool:
@@ -246,6 +248,56 @@ def test_a_fault_of_the_harness_itself(perform: Planted) -> None:
     failure = only_failure(perform("raise KeyError('nothing')"))
     assert failure.test == "the check itself" and "KeyError" in failure.reason
     assert "Traceback" in failure.detail
+
+
+def test_lost_and_torn_transactions_are_seen(perform: Planted) -> None:
+    outcome = perform(
+        """
+        from pgbake.checks.harness.load import Load
+        load = Load(session.server(locale="C"), "postgres", clients=2)
+        load.prepare()
+        load.start()
+        load.run(20)
+        load.stop()
+        with report.test("whole"):
+            load.verify()
+        load.acknowledged[1] += 5
+        with report.test("lost"):
+            load.verify()
+        for number, fault in enumerate((
+            "DELETE FROM ledger WHERE client = 0 AND number = 3 AND part = 2",
+            "UPDATE ledger SET pad = overlay(pad PLACING 'x' FROM 200) WHERE client = 0 AND number = 7 AND part = 3",
+            "UPDATE account SET last = last - 1 WHERE client = 0",
+        )):
+            load.server.sql(f"CREATE TABLE kept_{number} AS SELECT * FROM ledger; {fault}")
+            with report.test(f"torn {number}"):
+                load.verify()
+            load.server.sql(f"TRUNCATE ledger; INSERT INTO ledger SELECT * FROM kept_{number}")
+        """,
+        modules=("load",),
+    )
+    failures = {failure.test: failure.reason for failure in outcome.failures}
+    assert failures.keys() == {"lost", "torn 0", "torn 1", "torn 2"}
+    assert re.fullmatch(r"client 1 was told that \d+ transactions are committed, and \d+ are there", failures["lost"])
+    assert {failures[f"torn {number}"] for number in range(3)} == {"transactions are there in part"}
+
+
+def test_other_collations_than_the_receipt_s_are_seen(perform: Planted) -> None:
+    outcome = perform(
+        """
+        from pgbake.checks.harness import locale
+        session.receipt["collations"]["libc"] = "2.99"
+        session.receipt["locales"].append("xx_YY.UTF-8")
+        locale.check(session)
+        """,
+        modules=("locale",),
+        moved=moved_query(15),
+    )
+    failures = {failure.test: failure.reason for failure in outcome.failures}
+    assert failures.keys() == {
+        "the server sees the receipt's version of libc's collations",
+        "xx_YY.UTF-8 sorts and folds text",
+    }
 
 
 def test_two_runs_have_the_same_results(example: TestProject, store: LocalStore) -> None:

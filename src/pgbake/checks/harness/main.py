@@ -45,16 +45,22 @@ def main() -> int:
         report.stop(f"{type(error).__name__}: {error}", traceback.format_exc())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        logs = _logs(session)  # before the lines of their shutdown
         problems = session.close(at_once=late)  # a server that hangs would not stop
     for problem in problems:
         report.stop(problem.message, problem.detail)
     if report.failed:
-        for server in session.servers:
-            report.log(server.name, server.log_end())
+        for name, text in (_logs(session) if problems else logs).items():
+            report.log(name, text)
         return 1
     report.write(Path(variables["out"]))
     session.remove()  # what is deleted now need not be written to disk with the output
     return 0
+
+
+def _logs(session: Session) -> dict[str, str]:
+    """Return the ends of the logs of all servers."""
+    return {server.name: server.log_end() for server in session.servers}
 
 
 if __name__ == "__main__":
