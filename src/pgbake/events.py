@@ -104,16 +104,27 @@ def throttled(report: Sink, id: str) -> Callable[[int], None]:
 
 
 @contextmanager
-def task(report: Sink, id: str, kind: TaskKind, title: str, total: int | None = None) -> Iterator[None]:
-    """Report a task's begin and, however the ``with`` block ends, its end."""
+def task(
+    report: Sink,
+    id: str,
+    kind: TaskKind,
+    title: str,
+    total: int | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Report a task's begin and, however the ``with`` block ends, its end.
+
+    :param cancelled: asked when the block fails: whether that is because another thread has stopped it.
+    """
     report(Started(id, kind, title, total))
     begin = time.monotonic()
     outcome: Outcome = "failed"
     try:
         yield
         outcome = "done"
-    except KeyboardInterrupt:
-        outcome = "cancelled"
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or cancelled():
+            outcome = "cancelled"
         raise
     finally:
         report(Finished(id, outcome, time.monotonic() - begin))

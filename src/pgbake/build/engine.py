@@ -42,6 +42,9 @@ _CLASSICAL_UID = 30001
 _MOST_BUILDS = 1024
 
 
+#: What the ``pname`` of a check begins with.
+CHECK = "check "
+
 #: Gives a derivation by the path of its ``.drv``.
 Find = Callable[[StorePath], Derivation]
 
@@ -260,11 +263,14 @@ class LocalEngine:
 
     def _failure(self, derivation: Derivation, log: BuildLog, trouble: str, kept: Path | None) -> PgbakeError:
         failed = f"{derivation.name} failed to build in phase {log.phase}"
+        if derivation.env.get("pname", "").startswith(CHECK):
+            failed = f"the check {short_name(derivation)} failed"
+            trouble = trouble.replace("the build ", "its sandbox ", 1)
         if log.disk_full:
             return HostError(
                 f"{failed}: {os.strerror(errno.ENOSPC)}", hint=HOST_HINTS[errno.ENOSPC], detail=log.summary()
             )
-        name = derivation.env.get("pname", derivation.name)
+        name = short_name(derivation)
         hints = []
         if log.sought:
             hints.append(
@@ -274,7 +280,7 @@ class LocalEngine:
         hints.append(self._where_the_log_is(derivation))
         if kept is not None:
             hints.append(f"its directory is kept; enter it: pgbake enter {name}")
-        else:
+        elif not derivation.env.get("pname", "").startswith(CHECK):
             hints.append("to look into its directory: pgbake build --keep-failed")
         return BuildError(
             f"{failed}: {trouble}",
@@ -283,7 +289,7 @@ class LocalEngine:
         )
 
     def _where_the_log_is(self, derivation: Derivation) -> str:
-        name = derivation.env.get("pname", derivation.name)
+        name = short_name(derivation)
         return f"the whole log: pgbake log {name} (kept in {self.store.log_file(derivation.path)})"
 
     def _require_outputs(self, derivation: Derivation, outputs: Mapping[str, StorePath], made: Path) -> None:
@@ -301,7 +307,7 @@ class LocalEngine:
         if not any(_holds_something(made / path.basename) for path in outputs.values()):
             raise BuildError(
                 f"{derivation.name} was built, but its makefile installed nothing",
-                hint=f"see the end of `pgbake log {derivation.env.get('pname', derivation.name)}`: its `install` must "
+                hint=f"see the end of `pgbake log {short_name(derivation)}`: its `install` must "
                 "heed DESTDIR; `make` in the recipe adds words to make's command line, such as variables",
             )
         candidates = {*visible, *outputs.values()}
@@ -339,6 +345,11 @@ def visible_paths(store: LocalStore, derivation: Derivation, find: Find) -> list
         built = find(drv).output_paths
         paths.update(built[name] for name in names)
     return list(store.closure(paths))
+
+
+def short_name(derivation: Derivation) -> str:
+    """Return what a package, or a check, is called on the command line."""
+    return derivation.env.get("pname", derivation.name).removeprefix(CHECK)
 
 
 def _unwrap(derivation: Derivation) -> Wrapped:

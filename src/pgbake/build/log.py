@@ -125,15 +125,14 @@ class BuildLog:
         self._temporary.replace(self.file)
 
 
-def read_log(file: Path) -> str:
+def read_log(file: Path, hint: str = "`pgbake build` builds what is missing") -> str:
     """Return a kept log as text.
 
+    :param hint: how to come by one.
     :raises ManifestError: there is no log, since the package was never built here.
     """
     try:
         with bz2.open(file) as stream:
             return stream.read().decode(errors="replace")
     except FileNotFoundError:
-        raise ManifestError(
-            "there is no log: this was not built on this machine", hint="`pgbake build` builds what is missing"
-        ) from None
+        raise ManifestError("there is no log: this was not built on this machine", hint=hint) from None

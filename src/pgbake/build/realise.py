@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from pgbake.build.engine import BuildOptions, LocalEngine
+from pgbake.build.engine import CHECK, BuildOptions, LocalEngine, short_name
 from pgbake.build.jobserver import JobServer
 from pgbake.build.plan import Plan
 from pgbake.build.provide import Provider
@@ -22,9 +22,6 @@ from pgbake.events import Planned, Sink, task
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
-
-#: What the short name (``pname``) of a check begins with.
-CHECK = "check "
 
 Takes = Callable[[Derivation, BuildError], bool]
 
@@ -92,12 +89,12 @@ def _build(engine: LocalEngine, jobs: JobServer, derivation: Derivation, report:
         if not got:
             return
         kind = _kind(derivation)
-        title = derivation.env["pname"].removeprefix(CHECK) if kind == "check" else derivation.name
+        title = short_name(derivation) if kind == "check" else derivation.name
         try:
-            with task(report, str(derivation.path), kind, title):
+            with task(report, str(derivation.path), kind, title, cancelled=lambda: engine.cancelled):
                 engine.build(derivation, str(derivation.path))
         except BuildError as error:
-            if takes is None or not takes(derivation, error):
+            if engine.cancelled or takes is None or not takes(derivation, error):
                 raise
 
 

@@ -154,7 +154,7 @@ def moved_collations(ask: Ask, major: int) -> tuple[Database, ...]:
     :raises CommandError: the server does not answer at all.
     """
     names = msgspec.json.decode(ask("postgres", _DATABASES), type=tuple[str, ...])
-    query = _QUERY % {"default": _DEFAULT if major >= 15 else ""}
+    query = moved_query(major)
 
     def examine(name: str) -> Database:
         try:
@@ -165,6 +165,14 @@ def moved_collations(ask: Ask, major: int) -> tuple[Database, ...]:
 
     with ThreadPoolExecutor(4) as pool:
         return tuple(found for found in pool.map(examine, names) if found.changes or found.failure)
+
+
+def moved_query(major: int) -> str:
+    """Return the query that finds, in one database, which collations have moved and what relies on their order.
+
+    It gives one row of JSON; in a connection with an empty ``search_path`` its names are whole.
+    """
+    return _QUERY % {"default": _DEFAULT if major >= 15 else ""}
 
 
 def _database(name: str, answer: _Answer) -> Database:

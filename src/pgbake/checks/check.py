@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgbake.bundle.collations import moved_query
 from pgbake.bundle.merge import Bundle, lower_bundle
 from pgbake.checks.uses import Uses
 from pgbake.formats.derivation import Derivation
@@ -109,6 +110,9 @@ class _Lowerer:
     def all(self) -> Iterator[Check]:
         """Yield the checks of all kinds."""
         yield from self.smoke()
+        yield from self.durability()
+        yield from self.replica()
+        yield from self.locale()
 
     def check(
         self,
@@ -120,12 +124,14 @@ class _Lowerer:
         modules: Sequence[str] = (),
         limit: float = _LIMIT,
         optional: bool = False,
+        small: bool = False,
     ) -> Check:
         """Lower one check.
 
         :param spec: what the module of its kind reads, in JSON's types.
         :param modules: of the harness, beside those that all have and that of the kind.
         :param limit: seconds that it may take.
+        :param small: whether its servers' data directories may lie in memory: a hundred megabytes at most.
         """
         stack = "merge"
         harness = {module: (_HARNESS / f"{module}.py").read_text("utf-8") for module in (*_COMMON, kind, *modules)}
@@ -140,7 +146,9 @@ class _Lowerer:
                 "pname": f"check {kind}/{name}",
                 "bundle": str(self.bundle.path),
                 "harness": str(text),
-                "spec": _json({"kind": kind, "name": name, "limit": limit, "settings": settings, **spec}).decode(),
+                "spec": _json(
+                    {"kind": kind, "name": name, "limit": limit, "settings": settings, "small": small, **spec}
+                ).decode(),
             },
             sources=[text],
             needs={self.bundle.derivation.path: ("out",)},
@@ -154,9 +162,22 @@ class _Lowerer:
         known = self.uses.known
         for name, extensions, package in self.packages():
             spec: dict[str, Any] = {"package": package, "extensions": extensions, "use": self.uses.script(name)}
-            yield self.check("smoke", name, spec | {"known": known.get(name)}, about=name)
+            yield self.check("smoke", name, spec | {"known": known.get(name)}, about=name, small=True)
         named = [name for name, _, _ in self.packages()]
         yield self.check("smoke", "all", {"all": True, "apart": self.uses.apart(named)})
+
+    def durability(self) -> Iterator[Check]:
+        """Yield the check of what a server keeps when it is killed."""
+        yield self.check("durability", "server", {}, modules=("load",))
+
+    def replica(self) -> Iterator[Check]:
+        """Yield a check for each kind of replication."""
+        for name in ("logical", "streaming"):
+            yield self.check("replica", name, {}, modules=("load", "durability"))
+
+    def locale(self) -> Iterator[Check]:
+        """Yield the check of locales, and of how a change of theirs is noticed."""
+        yield self.check("locale", "server", {"moved": moved_query(self.manifest.postgresql)}, small=True)
 
     def packages(self) -> Iterator[tuple[str, list[str], str]]:
         """Yield what the manifest names: the name, SQL's names where they are known, and the receipt's package."""

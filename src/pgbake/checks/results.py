@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 from xml.etree import ElementTree
@@ -40,12 +40,18 @@ class _Offer(msgspec.Struct):
     text: str
 
 
+class _Log(msgspec.Struct):
+    log: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of one check.
 
     :param seconds: that its tests took, when they were run on this machine; None where that is not known.
     :param error: why there are no results, where it failed without any.
+    :param logs: the ends of its servers' logs, by the servers' names, where it failed.
     """
 
     check: Check
@@ -53,6 +59,7 @@ class Outcome:
     tests: tuple[Test, ...]
     seconds: float | None
     error: PgbakeError | None = None
+    logs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def skipped(self) -> tuple[Test, ...]:
@@ -72,6 +79,8 @@ class Told:
     tests: list[Test] = field(default_factory=list)
     #: Files of the project's ``tests`` that ``--accept`` would write, with their contents.
     offers: dict[str, str] = field(default_factory=dict)
+    #: The ends of the logs of its servers, where it failed.
+    logs: dict[str, str] = field(default_factory=dict)
 
 
 def read_told(store: LocalStore, check: Check) -> Told | None:
@@ -91,6 +100,9 @@ def read_told(store: LocalStore, check: Check) -> Told | None:
                 elif "offer" in value:
                     offer = msgspec.convert(value, _Offer)
                     told.offers[offer.offer] = offer.text
+                elif "log" in value:
+                    log = msgspec.convert(value, _Log)
+                    told.logs[log.log] = log.text
             except msgspec.MsgspecError:
                 continue  # a line that a test wrote itself
     return told
@@ -108,8 +120,8 @@ def failed_outcome(store: LocalStore, check: Check, error: PgbakeError) -> Outco
     """Return the outcome of a check that has just failed."""
     told = read_told(store, check)
     tests = tuple(told.tests) if told else ()
-    if any(test.outcome == "failed" for test in tests):
-        return Outcome(check, "failed", tests, sum(test.seconds for test in tests))
+    if told and any(test.outcome == "failed" for test in tests):
+        return Outcome(check, "failed", tests, sum(test.seconds for test in tests), logs=told.logs)
     return Outcome(check, "failed", tests, None, error)
 
 

@@ -15,12 +15,16 @@ from pgbake.errors import BuildError, ManifestError
 
 if TYPE_CHECKING:
     from pgbake.checks.check import Check, Checks
+    from pgbake.checks.record import Record
     from pgbake.checks.results import Outcome, Test
     from pgbake.errors import PgbakeError
     from pgbake.formats.derivation import Derivation
+    from pgbake.formats.system import System
 
 #: How many lines of a failed test's detail are shown.
 _SHOWN = 30
+#: And of each server's log, below them.
+_SHOWN_OF_LOG = 12
 
 
 @click.command(
@@ -71,16 +75,12 @@ def command(
     Your own tests lie in the directory tests of the project: sql/NAME.sql with expected/NAME.out (pg_regress),
     tap/NAME.sql (pgTAP), isolation/NAME.spec, uses/EXTENSION.sql.
     """
-    from pgbake.checks.check import lower_checks
     from pgbake.checks.record import Record
     from pgbake.formats.system import host_system
     from pgbake.places import data_dir
 
-    project = app.project
-    system = host_system()
-    project.bundle(system)  # what is wrong with manifest and lock is told as everywhere
-    checks = lower_checks(project.manifest, project.catalogue, project.lock, system, app.directory / "tests")
-    record = Record(data_dir() / "checks", app.directory)
+    checks = checks_of(app, host_system())
+    record = Record(data_dir() / "checks", app.project.directory)
     chosen = select(checks, names, world)
     if changed:
         chosen = [check for check in chosen if record.changed(check)]
@@ -91,11 +91,10 @@ def command(
     if listing or dry_run:
         _list(app, chosen, as_json, waiting=dry_run and not again)
         return
-    outcomes = _run(app, checks, chosen, cores, again)
+    outcomes = _run(app, checks, chosen, cores, again, record)
     if accept:
         _accept(app, outcomes)
         return
-    record.add(outcomes)
     if junit is not None:
         from pgbake.checks.results import junit as as_xml
 
@@ -103,20 +102,42 @@ def command(
     if as_json:
         app.say_json([_as_json(outcome) for outcome in outcomes])
     else:
-        for outcome in outcomes:
+        for outcome in sorted(outcomes, key=lambda outcome: outcome.state == "failed"):  # what failed is seen best last
             _show(app, outcome)
     bad = [outcome.check.name for outcome in outcomes if outcome.state == "failed"]
     if bad:
         raise BuildError(
-            f"{len(bad)} of {len(outcomes)} checks failed: {', '.join(bad[:8])}{', ...' if len(bad) > 8 else ''}",
-            hint=f"the whole of one: pgbake log 'check {bad[0]}'; run these again: pgbake check --failed",
+            f"{len(bad)} of {_count(outcomes)} failed: {', '.join(bad[:8])}{', ...' if len(bad) > 8 else ''}",
+            hint=f"all that one of them wrote: pgbake log {bad[0]}\n      to run them again: pgbake check --failed",
         )
     if not as_json:
         ran = sum(outcome.state == "passed" for outcome in outcomes)
         app.say(
-            f"{len(outcomes)} checks passed"
-            + (f", {len(outcomes) - ran} of them before" if ran < len(outcomes) else "")
+            f"{_count(outcomes)} passed" + (f", {len(outcomes) - ran} of them before" if ran < len(outcomes) else "")
         )
+
+
+def _count(outcomes: Sequence[Outcome]) -> str:
+    return f"{len(outcomes)} check{'s' if len(outcomes) != 1 else ''}"
+
+
+def checks_of(app: App, system: System) -> Checks:
+    """Return the checks of the project's bundle."""
+    from pgbake.checks.check import lower_checks
+
+    project = app.project
+    project.bundle(system)  # what is wrong with manifest and lock is told as everywhere
+    return lower_checks(project.manifest, project.catalogue, project.lock, system, project.directory / "tests")
+
+
+def find_check(app: App, system: System, name: str) -> Check:
+    """Return the one check of a name.
+
+    :raises ManifestError: there is none.
+    """
+    name = name.removeprefix("check ")
+    checks = checks_of(app, system)
+    return checks.by_name().get(name) or select(checks, [name], world=True)[0]
 
 
 def select(checks: Checks, names: Sequence[str], world: bool) -> list[Check]:
@@ -162,8 +183,10 @@ def _list(app: App, checks: Sequence[Check], as_json: bool, waiting: bool) -> No
         app.say("all of them have passed")
 
 
-def _run(app: App, checks: Checks, chosen: Sequence[Check], cores: int | None, again: bool) -> list[Outcome]:
-    """Run checks, building the bundle first; return what came of each, in their order."""
+def _run(
+    app: App, checks: Checks, chosen: Sequence[Check], cores: int | None, again: bool, record: Record
+) -> list[Outcome]:
+    """Run checks, building the bundle first; return what came of each, in their order, and keep it in the record."""
     from pgbake.bundle.check import check_references
     from pgbake.checks.results import failed_outcome, passed_outcome
     from pgbake.cli.goals import realise_goals
@@ -184,13 +207,22 @@ def _run(app: App, checks: Checks, chosen: Sequence[Check], cores: int | None, a
             errors[check.name] = error
         return check is not None
 
-    realise_goals(app, graph, list(by_path), system, cores, takes=takes)
-    return [
-        failed_outcome(app.store, check, errors[check.name])
-        if check.name in errors
-        else passed_outcome(app.store, check, "kept" if check.path in before else "passed")
-        for check in chosen
-    ]
+    def come() -> list[Outcome]:
+        valid = app.store.valid([check.path for check in chosen])
+        return [
+            failed_outcome(app.store, check, errors[check.name])
+            if check.name in errors
+            else passed_outcome(app.store, check, "kept" if check.path in before else "passed")
+            for check in chosen
+            if check.name in errors or check.path in valid
+        ]
+
+    try:
+        realise_goals(app, graph, list(by_path), system, cores, takes=takes)
+    finally:  # whatever interrupts it, what had come of some is known to --failed and --changed
+        outcomes = come()
+        record.add(outcomes)
+    return outcomes
 
 
 def _accept(app: App, outcomes: Sequence[Outcome]) -> None:
@@ -200,7 +232,7 @@ def _accept(app: App, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         told = read_told(app.store, outcome.check)
         for name, text in told.offers.items() if told else ():
-            _write(app.directory / "tests" / name, text.encode())
+            _write(app.project.directory / "tests" / name, text.encode())
             app.say(f"wrote tests/{name}")
             written += 1
         if outcome.error is not None:
@@ -222,7 +254,7 @@ def _write(file: Path, content: bytes) -> None:
 
 def _show(app: App, outcome: Outcome) -> None:
     seconds = f"{outcome.seconds:6.1f} s" if outcome.seconds is not None else " " * 8
-    words = {"passed": "passed", "kept": "passed before", "failed": "FAILED"}
+    words = {"passed": "passed", "kept": "passed before", "failed": click.style("FAILED", fg="red", bold=True)}
     app.say(f"{outcome.check.name:40} {seconds}  {words[outcome.state]}")
     for test in outcome.skipped:
         app.say(f"    skipped: {test.test}: {test.reason}")
@@ -232,12 +264,17 @@ def _show(app: App, outcome: Outcome) -> None:
         app.say(f"    {outcome.error}")
         for line in (outcome.error.detail or "").splitlines()[-_SHOWN:]:
             app.say(f"        {line}")
+    for server, text in outcome.logs.items():
+        if lines := text.splitlines()[-_SHOWN_OF_LOG:]:
+            app.say(f"    the end of the log of the server {server}:")
+            for line in lines:
+                app.say(f"        {line}")
 
 
 def _show_failure(app: App, test: Test) -> None:
     app.say(f"    {test.test}: {test.reason}")
     lines = test.detail.splitlines()
-    for line in lines[-_SHOWN:]:
+    for line in lines[lines[:1] == [test.reason] :][-_SHOWN:]:  # the reason is often the detail's first line
         app.say(f"        {line}")
 
 

@@ -31,6 +31,11 @@ def choose(bundle: Bundle, names: Sequence[str]) -> dict[str, Derivation]:
     """
     packages = bundle.by_name()
     for name in names:
+        if "/" in name:
+            raise ManifestError(
+                f'the bundle has no package "{name}"',
+                hint=f"a check is run by `pgbake check {name}`; what it wrote is told by `pgbake log {name}`",
+            )
         if name not in packages:
             near = difflib.get_close_matches(name, packages, 3)
             raise ManifestError(

@@ -33,7 +33,7 @@ COMMANDS = {
         "build": "Build the bundle, or one package of it.",
         "why": "Show why a path is part of the bundle.",
         "size": "Show what the bundle weighs, and who brings it.",
-        "log": "Show the build log of a package.",
+        "log": "Show the log of a package's build, or of a check.",
         "enter": "Open a shell in what a failed build has left.",
     },
     "Checks": {

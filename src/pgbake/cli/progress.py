@@ -206,7 +206,7 @@ def _live() -> Iterator[Sink]:
         table = Table.grid(padding=(0, 1), expand=True)
         table.add_column(width=8, style="cyan")
         table.add_column(no_wrap=True, width=34, overflow="ellipsis")
-        table.add_column(width=11, style="dim")
+        table.add_column(no_wrap=True, width=11, style="dim", overflow="ellipsis")
         table.add_column(justify="right", width=6)
         table.add_column(no_wrap=True, overflow="ellipsis", style="dim", ratio=1)
         for kind, noun in _TRANSFERS.items():
@@ -219,10 +219,12 @@ def _live() -> Iterator[Sink]:
         for task in list(tasks.running.values()):
             if task.kind in _TRANSFERS:
                 continue
-            phase = tasks.phases.get(task.id, "")
+            line, phase = lines.get(task.id, ""), tasks.phases.get(task.id, "")
+            if task.kind == "check":  # its phases are its tests, which say more than its lines
+                line, phase = phase, ""
             if task.total:
                 phase = f"{100 * tasks.bytes_done.get(task.id, 0) // task.total}%"
-            table.add_row(task.kind, task.title, phase, elapsed(now - tasks.begun[task.id]), lines.get(task.id, ""))
+            table.add_row(task.kind, task.title, phase, elapsed(now - tasks.begun[task.id]), line)
         counts = "".join(
             f"{tasks.count(kind)} {done} · "
             for kind, done in (("build", "built"), ("check", "passed"))

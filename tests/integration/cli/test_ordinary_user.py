@@ -154,6 +154,9 @@ def test_all_commands_without_root(user: User, example: TestProject, bundle: Bun
     screen = user.at_a_terminal(typed, "shell")
     assert f"bundle={bundle.path} psql={bundle.path}/bin/psql uid={uid} terminal=/dev/pts/" in screen
     assert user.json("down") == {"stopped": [server["data"]]}
+    (check,) = user.json("check", "--again", "smoke/pgvector")
+    assert check["state"] == "passed"
+    assert "ok - created" in user.pgbake("log", "smoke/pgvector")
 
     manifest = user.project / "pgbake.toml"
     manifest.write_text(manifest.read_text().replace('"plsh",', ""))

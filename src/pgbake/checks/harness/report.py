@@ -38,7 +38,15 @@ class Skipped(Exception):
 
 
 class Overdue(BaseException):
-    """The check's time is over. No test may take it for its own failure."""
+    """The check's time is over. No test may take it for its own failure.
+
+    :param detail: what was going on.
+    """
+
+    def __init__(self, message: str, detail: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class Report:
 
     results: list[Result] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    #: The test that is being done.
+    under_way: str | None = None
 
     @property
     def failed(self) -> bool:
@@ -67,6 +77,7 @@ class Report:
         """Count what the block does as one test: failed where it raises :class:`Failure`, and the check goes on."""
         begin = time.monotonic()
         say({"begin": name})
+        self.under_way = name
         try:
             yield
         except Failure as failure:
@@ -75,6 +86,7 @@ class Report:
             self.add(name, "skipped", str(reason), time.monotonic() - begin)
         else:
             self.add(name, "passed", "", time.monotonic() - begin)
+        self.under_way = None  # but for what ends the whole check
 
     def add(self, name: str, outcome: Outcome, reason: str = "", seconds: float = 0, detail: str = "") -> None:
         """Add a result that is known."""
@@ -88,7 +100,13 @@ class Report:
 
     def stop(self, message: str, detail: str) -> None:
         """Add what ended the whole check, or was found at its end."""
-        self.add("the check itself", "failed", message, detail=detail)
+        self.add(self.under_way or "the check itself", "failed", message, detail=detail)
+        self.under_way = None
+
+    def log(self, server: str, text: str) -> None:
+        """Tell the end of a server's log, when something has failed."""
+        say({"log": server, "text": text})
+        print(f"--- the end of the log of the server {server}:\n{text}", flush=True)
 
     def offer(self, file: str, text: str) -> None:
         """Offer what came out as what is to be expected from now on; ``pgbake check --accept`` writes it.

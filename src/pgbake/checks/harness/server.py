@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from pgbake.checks.harness.report import Failure, Report
 
 PORT = 5432
 SUPERUSER = "postgres"
-#: Seconds to wait for a server that starts or stops.
+#: Seconds to wait for a server that starts or stops, where the specification has no ``patience``.
 PATIENCE = 60
 _SHOWN = 40  # lines of a log
 _CRASH = re.compile(r"was terminated by signal|PANIC:|TRAP: ")
+#: What clients say when the server has left them, or is not there.
+_LOST = re.compile("server closed the connection|connection to server .* failed|because of crash|in recovery mode")
 #: A check's own, below those of the bundle and of the manifest. Uses start workers of their own beside those preloaded.
 _SETTINGS = {
     "fsync": "off",
@@ -40,6 +43,7 @@ class Session:
         self.spec = spec
         self.report = report
         self.directory = directory
+        self.patience: float = spec.get("patience", PATIENCE)
         self.receipt: dict[str, Any] = json.loads((bundle / "receipt.json").read_text(encoding="utf-8"))
         self.major: int = self.receipt["postgresql"]["major"]
         self.servers: list[Server] = []
@@ -82,16 +86,26 @@ class Session:
         """Say what the processes of all servers are doing."""
         return "\n".join(f"--- server {server.name}\n{server.activity()}" for server in self.servers if server.running)
 
-    def close(self) -> list[Failure]:
-        """Stop all servers; return what was wrong with them."""
+    def close(self, at_once: bool = False) -> list[Failure]:
+        """Stop all servers; return what was wrong with them.
+
+        :param at_once: kill them.
+        """
         problems = []
         for server in reversed(self.servers):
+            if at_once:
+                server.kill(children=True)
+                continue
             try:
                 server.stop()
             except Failure as failure:
                 problems.append(failure)
             problems += server.crashes()
         return problems
+
+    def remove(self) -> None:
+        """Delete the files of all servers, which are stopped."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class Server:
@@ -109,6 +123,10 @@ class Server:
         self.settings = dict(settings)
         #: Whether crashes are what the check is about.
         self.may_crash = False
+        #: Whether the check kills processes: that one ended by signal 9 is no crash then.
+        self.may_be_killed = False
+        #: Up to where the log's crashes are known.
+        self._looked_at = 0
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True)
 
@@ -153,14 +171,17 @@ class Server:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_ENVIRONMENT, start_new_session=True
             )
-        until = time.monotonic() + PATIENCE
+        patience = self.session.patience
+        until = time.monotonic() + patience
         while not self._is_ready():
             if not self.running:
                 raise Failure(f"the server {self.name} ended as it started", self.log_end())
             if time.monotonic() > until:
-                raise Failure(f"the server {self.name} did not get ready in {PATIENCE} s", self._stuck())
+                detail = self._stuck()
+                self.kill(children=True)
+                raise Failure(f"the server {self.name} did not get ready in {patience:g} s", detail)
             time.sleep(0.02)
-        self.sql("SELECT 1", limit=PATIENCE)
+        self.sql("SELECT 1", limit=patience)
 
     def _is_ready(self) -> bool:
         """Whether postmaster.pid says so, in its eighth line (miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
@@ -182,47 +203,84 @@ class Server:
             return
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
+        patience = self.session.patience
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             detail = self._stuck()
-            self.kill()
-            raise Failure(f"the server {self.name} did not stop in {PATIENCE} s", detail) from None
+            self.kill(children=True)
+            raise Failure(f"the server {self.name} did not stop in {patience:g} s", detail) from None
 
-    def kill(self) -> None:
-        """Kill the postmaster, and wait for the end of its children, who notice by themselves."""
-        assert self._process is not None
+    def kill(self, children: bool = False) -> None:
+        """Kill the postmaster, and wait for the end of its children, who notice by themselves.
+
+        :param children: kill them as well, as the end of the whole machine would.
+        """
+        if self._process is None:
+            return
         self._process.kill()
         self._process.wait()
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + (0 if children else self.session.patience)
         while self._children() and time.monotonic() < until:
             time.sleep(0.02)
-        for pid in self._children():
-            os.kill(pid, signal.SIGKILL)
+        while found := self._children():  # what is being forked while the list is read is in the next one
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
     def _children(self) -> list[int]:
-        """Return the processes of its session: postmaster and children make sessions of their own, named alike."""
-        mark = str(self.data).encode()
+        """Return the server's processes, which all work in its data directory; those that have ended do not count."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                try:
-                    if (entry / "cwd").readlink() == self.data or mark in (entry / "cmdline").read_bytes():
+                with suppress(OSError):
+                    if (entry / "cwd").readlink() == self.data:
                         found.append(int(entry.name))
-                except OSError:
-                    continue
         return found
 
     def crashes(self) -> list[Failure]:
-        """Return what its log says of processes that crashed, unless that is meant."""
+        """Return what its log says of processes that crashed since it was last asked, unless that is meant."""
         if self.may_crash or not self.log.exists():
             return []
         lines = self.log.read_text(errors="replace").splitlines()
-        for number, line in enumerate(lines):
-            if _CRASH.search(line):
+        begin, self._looked_at = self._looked_at, len(lines)
+        for number, line in enumerate(lines[begin:], begin):
+            if _CRASH.search(line) and not (self.may_be_killed and "by signal 9" in line):
                 around = "\n".join(lines[max(0, number - 10) : number + 10])
-                return [Failure(f"a process of the server {self.name} crashed", around)]
+                said = line.partition(": ")[2] or line
+                return [Failure(f"a process of the server {self.name} crashed: {said.strip()}", around)]
         return []
+
+    def _why_lost(self) -> Failure | None:
+        """Say why a program lost its connection: a crash, after which this waits until the server is there again."""
+        noticed = time.monotonic() + min(2, self.session.patience)  # the postmaster needs a moment to see and tell it
+        while not (found := self.crashes()) and self.running and time.monotonic() < noticed:
+            time.sleep(0.05)
+        until = time.monotonic() + self.session.patience
+        while found and self.running and not self.accepts() and time.monotonic() < until:
+            time.sleep(0.05)
+        if found:
+            return found[0]
+        return None if self.running else Failure(f"the server {self.name} is not running", self.log_end())
+
+    def await_accepting(self) -> None:
+        """Wait until it lets clients in.
+
+        :raises Failure: it ends, or does not in time.
+        """
+        until = time.monotonic() + self.session.patience
+        while not self.accepts():
+            if not self.running:
+                raise Failure(f"the server {self.name} ended", self.log_end())
+            if time.monotonic() > until:
+                raise Failure(f"the server {self.name} lets nobody in", self._stuck())
+            time.sleep(0.05)
+
+    def accepts(self) -> bool:
+        """Whether it lets clients in."""
+        command = [f"{self.session.bundle}/bin/pg_isready", "-q"]
+        return subprocess.run(command, env=self.environment, check=False).returncode == 0
 
     # --- clients -----------------------------------------------------------------------------------
 
@@ -243,6 +301,8 @@ class Server:
             raise Failure(f"{name} gave no answer in {limit:g} s", self.activity()) from None
         if done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            if any(_LOST.search(line) for line in said) and (lost := self._why_lost()):
+                raise lost
             message = next((line for line in said if "ERROR" in line or "FATAL" in line), (said or ["nothing"])[-1])
             raise Failure(message, "\n".join(said[-_SHOWN:]))
         return done.stdout
@@ -302,7 +362,7 @@ class Server:
         )
         command = [f"{self.session.bundle}/bin/psql", "-X", "-c", query]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5, env=self.environment)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3, env=self.environment)
             said = done.stdout or done.stderr
         except subprocess.TimeoutExpired:
             said = "the server does not answer\n"
