@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -71,16 +72,13 @@ def command(
     Your own tests lie in the directory tests of the project: sql/NAME.sql with expected/NAME.out (pg_regress),
     tap/NAME.sql (pgTAP), isolation/NAME.spec, uses/EXTENSION.sql.
     """
-    from pgbake.checks.check import lower_checks
+    from pgbake.checks.gate import unpassed
     from pgbake.checks.record import Record
-    from pgbake.formats.system import host_system
+    from pgbake.cli.gate import project_checks
     from pgbake.places import data_dir
 
-    project = app.project
-    system = host_system()
-    project.bundle(system)  # what is wrong with manifest and lock is told as everywhere
-    checks = lower_checks(project.manifest, project.catalogue, project.lock, system, app.directory / "tests")
-    record = Record(data_dir() / "checks", app.directory)
+    checks = project_checks(app)
+    record = Record(data_dir() / "checks", app.project.directory)
     chosen = select(checks, names, world)
     if changed:
         chosen = [check for check in chosen if record.changed(check)]
@@ -96,6 +94,7 @@ def command(
         _accept(app, outcomes)
         return
     record.add(outcomes)
+    record.keep_results(app.store, checks)
     if junit is not None:
         from pgbake.checks.results import junit as as_xml
 
@@ -117,6 +116,18 @@ def command(
             f"{len(outcomes)} checks passed"
             + (f", {len(outcomes) - ran} of them before" if ran < len(outcomes) else "")
         )
+        if not unpassed(app.store, checks):
+            app.note(_next(app))
+
+
+def _next(app: App) -> str:
+    """Say how to go on with a bundle that has passed all."""
+    from pgbake.cli.caches import settings
+    from pgbake.signing import VARIABLE
+
+    to = "" if any(cache.push for cache in settings(app).caches) else " --to URL"
+    key = "" if os.environ.get(VARIABLE) else " --key FILE"
+    return f"next: pgbake push{to}{key}"
 
 
 def select(checks: Checks, names: Sequence[str], world: bool) -> list[Check]:
@@ -184,7 +195,8 @@ def _run(app: App, checks: Checks, chosen: Sequence[Check], cores: int | None, a
             errors[check.name] = error
         return check is not None
 
-    realise_goals(app, graph, list(by_path), system, cores, takes=takes)
+    plan = realise_goals(app, graph, list(by_path), system, cores, takes=takes)
+    before |= plan.substitutes.keys()  # they have passed elsewhere
     return [
         failed_outcome(app.store, check, errors[check.name])
         if check.name in errors
@@ -200,7 +212,7 @@ def _accept(app: App, outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         told = read_told(app.store, outcome.check)
         for name, text in told.offers.items() if told else ():
-            _write(app.directory / "tests" / name, text.encode())
+            _write(app.project.directory / "tests" / name, text.encode())
             app.say(f"wrote tests/{name}")
             written += 1
         if outcome.error is not None:
