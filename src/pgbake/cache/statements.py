@@ -159,7 +159,7 @@ def require_checked(
         return None
     nar_sha256 = store.info(path).nar_sha256
     kept = kept_statements(store, path).get("check")
-    why = PgbakeError("none is kept in the store", hint="run `pgbake check`; or go on with --unchecked")
+    why = PgbakeError("none is kept in the store", hint="run `pgbake check` in its project; or go on with --unchecked")
     if kept is not None:
         try:
             kept.verify(trust.keys, path, nar_sha256, "check")
