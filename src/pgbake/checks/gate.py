@@ -104,14 +104,28 @@ def results_of(store: LocalStore, statement: Statement) -> list[StorePath]:
     They go along with the bundle, so that nobody has to run its checks again.
     """
     stated: dict[StorePath, str] = {}
-    configuration = statement.predicate.get("configuration")
-    for item in configuration if isinstance(configuration, list) else ():
-        notes = item.get("annotations") if isinstance(item, Mapping) else None
-        if isinstance(notes, Mapping):
-            with suppress(FormatError):  # others may state of other configurations
-                stated[StorePath.parse(str(notes.get("output")))] = str(notes.get("narSha256"))
+    for _, notes in _stated(statement):
+        with suppress(FormatError):
+            stated[StorePath.parse(str(notes.get("output")))] = str(notes.get("narSha256"))
     valid = store.valid(stated)
     return sorted(path for path in valid if store.info(path).nar_sha256.hex() == stated[path])
+
+
+def not_covered(statement: Statement, lacking: Iterable[Check]) -> list[Check]:
+    """Return those of some checks that a statement is not about: it tells of others, or of what they were before.
+
+    A statement that names no checks of pgbake's, but says by other means that all is well, is about all.
+    """
+    named = {name for name, _ in _stated(statement)}
+    return [check for check in lacking if named and str(check.derivation.path) not in named]
+
+
+def _stated(statement: Statement) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the checks that a statement names, with what it notes of each: others may state other things."""
+    configuration = statement.predicate.get("configuration")
+    items = [item for item in configuration if isinstance(item, Mapping)] if isinstance(configuration, list) else []
+    notes = [(str(item.get("name")), item.get("annotations")) for item in items]
+    return [(name, note) for name, note in notes if isinstance(note, Mapping) and "check" in note]
 
 
 def _configuration(store: LocalStore, check: Check) -> dict[str, Any]:

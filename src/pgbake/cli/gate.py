@@ -12,7 +12,7 @@ from pgbake.errors import PgbakeError
 from pgbake.formats.storepath import StorePath
 
 if TYPE_CHECKING:
-    from pgbake.checks.check import Checks
+    from pgbake.checks.check import Check, Checks
     from pgbake.formats.keys import SecretKey
     from pgbake.formats.statement import SignedStatement, Statement
     from pgbake.trust import Trust
@@ -27,7 +27,7 @@ class Gate:
 
     :param passed: what is to be stated where they have passed here.
     :param kept: a statement that they have passed, by a trusted key, where one is kept.
-    :param problem: why neither is so.
+    :param problem: why neither is so, or will not do.
     :param lacking: names of the project's checks that have not passed.
     """
 
@@ -40,7 +40,7 @@ class Gate:
     @property
     def word(self) -> str:
         """In one word, for programs."""
-        return "passed" if self.passed else "stated" if self.kept else "unchecked"
+        return "passed" if self.passed else "unchecked" if self.problem else "stated"
 
 
 def project_checks(app: App) -> Checks:
@@ -54,42 +54,53 @@ def project_checks(app: App) -> Checks:
     return lower_checks(project.manifest, project.catalogue, project.lock, system, project.directory / "tests")
 
 
-def look(app: App, path: StorePath, keys: Keys | None = None) -> Gate:
+def look(app: App, path: StorePath, keys: Keys | None = None, *, own: bool = False) -> Gate:
     """Find out how it stands with the checks of a bundle, which is valid.
 
     :param keys: that the user signs with: what they have signed before is trusted.
+    :param own: a statement must be about the project's own checks, as they are now, where it names any.
     """
-    from pgbake.checks.gate import checked, unpassed
+    from pgbake.checks.gate import checked, not_covered, unpassed
 
     problem: PgbakeError | None = None
-    lacking: tuple[str, ...] = ()
+    lacking: list[Check] = []
     if checks := _checks_of(app, path):
         try:
             return Gate(path, passed=checked(app.store, checks))
         except PgbakeError as error:
             problem = error
-        lacking = tuple(check.name for check in unpassed(app.store, checks))
+        lacking = unpassed(app.store, checks)
+    names = tuple(check.name for check in lacking)
     kept = _kept(app, path, keys)
     if isinstance(kept, PgbakeError):
-        return Gate(path, problem=problem or kept, lacking=lacking)
-    return Gate(path, kept=kept, lacking=lacking)
+        return Gate(path, problem=problem or kept, lacking=names)
+    if not own or (lacking and not not_covered(kept.statement, lacking)):
+        problem = None  # results that are there and damaged are a problem all the same
+    return Gate(path, kept=kept, problem=problem, lacking=names)
 
 
-def require_checked(app: App, path: StorePath, verb: str, *, unchecked: bool = False, keys: Keys | None = None) -> Gate:
+def require_checked(
+    app: App,
+    path: StorePath,
+    verb: str,
+    *,
+    unchecked: bool = False,
+    keys: Keys | None = None,
+    own: bool = False,
+) -> Gate:
     """Make sure that a bundle's checks have passed: here, or so says a statement of a trusted key that is kept.
 
     :param verb: what is done with it: "pushed"; the command has an option --unchecked.
     :param unchecked: the user wants it all the same, which is said loudly.
+    :param keys: see :func:`look`; ``own`` as well.
     :raises PgbakeError: they have not; what is lacking and what to type is told.
     """
     from pgbake.cli.caches import settings
 
-    gate = look(app, path, keys)
+    gate = look(app, path, keys, own=own)
     if gate.problem is None:
         if gate.lacking:
-            app.note(
-                f"note: {_count(gate.lacking)} of the project have not passed here; what is kept says that others did"
-            )
+            app.note(f"note: {_count(gate.lacking)} have not passed here; a statement that is kept says that they have")
         return gate
     if unchecked:
         app.note(f"warning: UNCHECKED: {gate.problem}; {path} is {verb} all the same")

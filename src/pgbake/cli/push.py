@@ -123,10 +123,11 @@ def command(
     if bundles:
         from pgbake.cli.gate import look, require_checked
 
-        if dry_run:
-            gates = [look(app, path, own_keys) for path in bundles]
-        else:
-            gates = [require_checked(app, path, "pushed", unchecked=unchecked, keys=own_keys) for path in bundles]
+        for path in bundles:
+            if dry_run:
+                gates.append(look(app, path, own_keys, own=True))
+            else:
+                gates.append(require_checked(app, path, "pushed", unchecked=unchecked, keys=own_keys, own=True))
     if dry_run and not as_json:
         for gate in gates:
             _foretell(app, gate, unchecked)
@@ -228,10 +229,10 @@ def _statements(
         signed = None
         if gate.passed is not None:
             signed = sign_passed(app, gate, keys, anew=anew)
+        elif gate.kept is not None:
+            continue  # it goes along as it is: whoever reads it sees which checks it is about
         elif gate.problem is not None and unchecked:
             signed = state_unchecked(app, gate, keys)
-        elif gate.kept is not None:
-            continue  # it goes along as it is
         if signed is not None:
             made.append(signed)
         else:

@@ -148,6 +148,9 @@ def test_what_was_pushed_unchecked_says_so_to_others(author: TestProject, newcom
     use = author.directory / "tests/uses/pgvector.sql"
     good = use.read_text()
     use.write_text(good + "SELECT 2/0;\n")
+    # What was stated of the checks before says nothing of this one.
+    refused = author.pgbake("push", "--to", cache.as_uri(), check=False, environment=SIGNING)
+    assert refused.returncode == 1 and re.search(f"is not pushed: {UNPASSED}", refused.stderr), refused.stderr
     with store_of(author) as store:
         kept = store.statements_dir / author.project.bundle(host_system()).path.digest
         aside = kept.with_name("aside")

@@ -11,7 +11,7 @@ import pytest
 
 from pgbake.bundle.merge import Bundle
 from pgbake.checks.check import Check, Checks
-from pgbake.checks.gate import checked, results_of, tell_unpassed, unchecked, unpassed
+from pgbake.checks.gate import checked, not_covered, results_of, tell_unpassed, unchecked, unpassed
 from pgbake.checks.record import Record, let_go_of_the_gone
 from pgbake.errors import PgbakeError, StoreError
 from pgbake.formats.derivation import Derivation, Output, with_outputs
@@ -133,6 +133,17 @@ def test_results_go_along_where_they_are_those_that_were_stated(house: House) ->
     for odd in ([], None, 3, [3, {}, {"annotations": 1}, {"annotations": {"output": "/etc"}}]):
         other = Statement(said.path, said.nar_sha256, "check", {"result": "PASSED", "configuration": odd})
         assert results_of(house.store, other) == []
+
+
+def test_a_statement_is_about_the_checks_that_it_names(house: House) -> None:
+    house.let_pass("smoke/all", "smoke/pgvector")
+    said = checked(house.store, house.checks)
+    names = house.checks.by_name()
+    assert not_covered(said, [names["smoke/all"], names["world/core"]]) == [names["world/core"]]
+    changed = Check("smoke/all", derivation("check-smoke-all-changed"))
+    assert not_covered(said, [changed]) == [changed]
+    foreign = Statement(said.path, said.nar_sha256, "check", {"result": "PASSED", "configuration": [{"name": "x"}]})
+    assert not_covered(foreign, [changed]) == []
 
 
 def test_unchecked_is_no_pass_and_does_not_take_one_back(house: House) -> None:
