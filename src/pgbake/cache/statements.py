@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from pgbake.cache.cache import BinaryCache
 from pgbake.cache.index import alone
-from pgbake.cache.inventory import is_bundle_name
 from pgbake.cache.objects import Changed, Exists, Missing
+from pgbake.cache.roots import is_bundle_name
 from pgbake.cache.substituters import Check, Source
 from pgbake.errors import CacheError, FormatError, PgbakeError
 from pgbake.formats.narinfo import NarInfo

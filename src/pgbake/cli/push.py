@@ -76,7 +76,7 @@ def command(
     only. A push that was stopped is taken up where it was by the next.
     """
     from pgbake.cache.push import push
-    from pgbake.cache.statements import is_bundle
+    from pgbake.cache.roots import is_bundle_name
     from pgbake.cache.survey import survey
     from pgbake.cli.app import human_size
     from pgbake.cli.caches import amount, count, name_paths, open_cache, settings
@@ -100,7 +100,7 @@ def command(
             return load_keys(report)
 
     goals = name_paths(app, names)
-    bundles = [path for path in goals if is_bundle(path)]
+    bundles = [path for path in goals if is_bundle_name(path.name)]
     if what == "build":
         from pgbake.cli.goals import realise_build_closure
 

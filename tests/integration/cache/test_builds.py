@@ -157,10 +157,14 @@ def test_damage_is_mended_from_the_cache(newcomer: TestProject, bundle: Bundle) 
     newcomer.pgbake("verify")
 
 
-def test_signatures_that_another_tool_added_count(newcomer: TestProject, cache: Path, bundle: Bundle) -> None:
+def test_signatures_that_another_tool_added_count(
+    example: TestProject, newcomer: TestProject, cache: Path, bundle: Bundle
+) -> None:
     """The index has the narinfos as they were pushed; who trusts a later key only is not refused for it."""
     other = SecretKey("other-1", bytes(32))
     newcomer.edit(str(KEY.public), str(other.public))
+    with LocalStore(example.store) as store:
+        vouch(cache.as_uri(), store, bundle.path, other)
     for file in cache.glob("*.narinfo"):
         info = NarInfo.parse(file.read_text())
         file.write_text(dataclasses.replace(info, signatures=(other.sign(info.fingerprint),)).to_text())

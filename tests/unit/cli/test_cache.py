@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pgbake.formats.keys import SecretKey
+from pgbake.formats.statement import SignedStatement
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
 from tests.small_closures import add_graph
@@ -111,6 +112,9 @@ def test_another_key(user: User, made: dict[str, StorePath]) -> None:
     (user.home / "new").chmod(0o600)
     assert "3 paths would be signed as b-1" in user.run("cache", "sign", "--key", "new", "--dry-run", "./cache")
     assert "3 paths signed as b-1, 0 were so already" in user.run("cache", "sign", "--key", "new", "./cache")
+    stated = (user.home / "cache/statements").rglob("*.json")
+    signers = [{one.name for one in SignedStatement.parse(file.read_bytes()).signatures} for file in stated]
+    assert signers == [{"a-1", "b-1"}] * 2
     assert "0 paths signed as b-1, 3 were so already" in user.run("cache", "sign", "--key", "new", "./cache")
     assert "3 paths without the signatures of a-1" in user.run("cache", "sign", "--remove", "a-1", "./cache")
     assert "left without any signature" in user.run("cache", "sign", "--remove", "b-1", "./cache", status=1)
