@@ -10,18 +10,19 @@
     [trust]
     keys = ["cache.example.org-1:BASE64"]        # as `pgbake keygen` prints it
     require-signatures = true                    # [default]
-    statements = ["check"]                       # what must be stated, and signed, of a bundle [default: nothing]
+    statements = ["check"]                       # what must be stated, and signed, of a bundle [default]
 
 These tables stand in the manifest, in ``/etc/pgbake/config.toml`` and in ``~/.config/pgbake/config.toml``. Their lists
 are joined in this order, and of a cache that is named twice the first table counts; signatures are required unless one
-of them says otherwise.
+of them says otherwise. Where none of them names statements, a bundle must have passed its checks, if signatures are
+required at all; ``statements = []`` says in writing that it need not.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,6 +35,8 @@ from pgbake.formats.statement import KINDS
 from pgbake.formats.storepath import StorePath
 from pgbake.toml import load_toml, wrong_value
 
+#: The kinds of statements that a bundle must bear where nobody says otherwise.
+DEMANDED = ("check",)
 SCHEMES = ("file", "http", "https", "s3", "gs", "az")
 
 
@@ -50,7 +53,8 @@ class TrustSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
 
     keys: tuple[str, ...] = ()
     require_signatures: bool = True
-    statements: tuple[str, ...] = ()
+    #: None: nothing is said.
+    statements: tuple[str, ...] | None = None
 
 
 class _Configuration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +76,15 @@ class Trust:
     keys: TrustedKeys = field(default_factory=TrustedKeys)
     require_signatures: bool = True
     statements: tuple[str, ...] = ()
+
+    @property
+    def demands_checks(self) -> bool:
+        """Whether a bundle must have passed its checks."""
+        return "check" in self.statements
+
+    def unchecked(self) -> Trust:
+        """Return the same, for a user who takes bundles that have passed no checks."""
+        return replace(self, statements=tuple(kind for kind in self.statements if kind != "check"))
 
     def check(self, info: NarInfo, where: str) -> None:
         """Make sure that a path of a cache is to be believed, once its contents have the hash that is told.
@@ -136,14 +149,12 @@ def load_settings(caches: Iterable[CacheSetting] = (), trust: TrustSetting | Non
     for setting in (setting for part in parts for setting in part.cache):
         urls.setdefault(setting.url, setting)
     keys = dict.fromkeys(PublicKey.parse(text) for part in parts for text in part.trust.keys)
-    return Settings(
-        tuple(urls.values()),
-        Trust(
-            TrustedKeys(tuple(keys)),
-            all(part.trust.require_signatures for part in parts),
-            tuple(dict.fromkeys(kind for part in parts for kind in part.trust.statements)),
-        ),
-    )
+    signed = all(part.trust.require_signatures for part in parts)
+    said = [part.trust.statements for part in parts if part.trust.statements is not None]
+    if not said and signed:
+        said = [DEMANDED]
+    statements = dict.fromkeys(kind for kinds in said for kind in kinds)
+    return Settings(tuple(urls.values()), Trust(TrustedKeys(tuple(keys)), signed, tuple(statements)))
 
 
 def check_settings(file: Path, caches: Iterable[CacheSetting], trust: TrustSetting) -> None:
@@ -174,7 +185,7 @@ def check_settings(file: Path, caches: Iterable[CacheSetting], trust: TrustSetti
             raise wrong_value(file, "keys", f'two different keys bear the name "{key.name}"', hint, text)
         if trust.keys.count(text) > 1:
             raise wrong_value(file, "keys", f'the key "{key.name}" is listed twice', "name it once", text)
-    for kind in trust.statements:
+    for kind in trust.statements or ():
         if kind not in KINDS:
             hint = f"known: {', '.join(KINDS)}"
             raise wrong_value(file, "statements", f'"{kind}" is no kind of statement', hint, kind)

@@ -94,7 +94,16 @@ def settings(manifest: Manifest) -> Settings:
 
 
 def test_nothing_said_trusts_nobody(files: tuple[Path, Path], tmp_path: Path) -> None:
-    assert load_settings() == settings(read(tmp_path, "")) == Settings((), Trust(TrustedKeys(), True, ()))
+    assert load_settings() == settings(read(tmp_path, "")) == Settings((), Trust(TrustedKeys(), True, ("check",)))
+
+
+def test_checks_are_demanded_unless_somebody_says_otherwise(files: tuple[Path, Path], tmp_path: Path) -> None:
+    assert settings(read(tmp_path, "[trust]\nstatements = []\n")).trust.statements == ()
+    assert settings(read(tmp_path, "[trust]\nrequire-signatures = false\n")).trust.statements == ()
+    files[0].write_text('[trust]\nstatements = ["check"]\n')
+    demanding = settings(read(tmp_path, "[trust]\nstatements = []\n")).trust
+    assert demanding.statements == ("check",)  # what the machine demands, no manifest takes back
+    assert demanding.demands_checks and not demanding.unchecked().demands_checks
 
 
 def test_what_files_say_is_joined(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Members, all of them regular files, in this order::
 
     nix-cache-info
     pgbake-index                 the narinfos of all paths
+    statements/DIGEST/KIND.json  what is stated of them, see `pgbake.cache.statements`; of none, one or some
     DIGEST.narinfo               of each path, those first that others refer to;
     nar/DIGEST.nar.zst           and right behind it its NAR
 
@@ -38,11 +39,13 @@ from pgbake.cache.incoming import IncomingNar, register
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index
 from pgbake.cache.outgoing import compress_nar, signatures
+from pgbake.cache.statements import statement_name
 from pgbake.cache.substituters import Check
 from pgbake.errors import CacheError, FormatError, StoreError, host_error
 from pgbake.events import Notice, Planned, Sink, task, throttled
 from pgbake.formats.keys import SecretKey
 from pgbake.formats.narinfo import MAX_NARINFO, CacheInfo, NarInfo
+from pgbake.formats.statement import KINDS, MAX_STATEMENT, SignedStatement
 from pgbake.formats.storepath import StorePath
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore
@@ -71,12 +74,14 @@ def export(
     *,
     scratch: Path | None = None,
     level: int = LEVEL,
+    statements: Iterable[SignedStatement] = (),
 ) -> list[NarInfo]:
     """Write paths and all that they refer to as an archive, and return what is in it.
 
     :param keys: each signs the paths, beside the signatures that they bear already.
     :param scratch: directory for compressed NARs that wait for their turn.
     :param level: of zstd.
+    :param statements: about some of the paths.
     :raises StoreError: a path is not valid, or damaged; the archive is not complete then.
     :raises OSError: the file cannot be written.
     """
@@ -87,6 +92,9 @@ def export(
     report(Planned("export", len(order)))
     _write_member(file, CACHE_INFO, OWN_INFO.to_text().encode())
     _write_member(file, INDEX_NAME, index.to_bytes())
+    named = {statement_name(said.path, said.kind): signed for signed in statements for said in (signed.statement,)}
+    for name, signed in sorted(named.items()):
+        _write_member(file, name, signed.to_json())
     stop = threading.Event()
 
     def compressed(path: StorePath) -> BinaryIO:
@@ -172,12 +180,20 @@ class Imported:
     nar_size: int
 
 
-def import_archive(store: LocalStore, file: BinaryIO, name: str, check: Check, report: Sink) -> Imported:
+def import_archive(
+    store: LocalStore,
+    file: BinaryIO,
+    name: str,
+    check: Check,
+    report: Sink,
+    statements: dict[StorePath, dict[str, SignedStatement]] | None = None,
+) -> Imported:
     """Bring the paths of an archive into the store.
 
     :param file: is read once, from begin to end.
     :param name: of the file, for messages.
     :param check: raises where a path is not signed by whom the user trusts.
+    :param statements: takes the archive's statements before the first path is checked; they are not verified.
     :raises CacheError: the archive is damaged, cut off, or no such archive; which path is concerned is told, and that
         those before it are in the store.
     :raises PgbakeError: a path is not signed by anybody trusted: nothing was added.
@@ -185,7 +201,7 @@ def import_archive(store: LocalStore, file: BinaryIO, name: str, check: Check, r
     :raises HostError: the disk is full.
     """
     store.require_writable()
-    return _Importer(store, _Tar(file, name), check, report).run()
+    return _Importer(store, _Tar(file, name), check, report, statements if statements is not None else {}).run()
 
 
 @dataclass
@@ -194,6 +210,7 @@ class _Importer:
     tar: _Tar
     check: Check
     report: Sink
+    statements: dict[StorePath, dict[str, SignedStatement]]
     _added: list[NarInfo] = field(default_factory=list)
     _unpacked: list[tuple[NarInfo, ExitStack]] = field(default_factory=list)
     _registered: float = field(default_factory=time.monotonic)
@@ -208,6 +225,7 @@ class _Importer:
         except (FormatError, UnicodeDecodeError) as error:
             raise self.tar.wrong(f"{error}") from None
         by_path = {info.path: info for info in infos}
+        self._read_statements(by_path)
         self.store.temp_roots.add(*by_path)
         present = self.store.valid(by_path)
         self._require_sound(by_path, present)
@@ -230,6 +248,17 @@ class _Importer:
             tuple(sorted(present)),
             sum(info.nar_size for info in self._added),
         )
+
+    def _read_statements(self, paths: Iterable[StorePath]) -> None:
+        names = {statement_name(path, kind): (path, kind) for path in paths for kind in KINDS}
+        while self.tar.coming() in names:
+            path, kind = names.pop(self.tar.coming())
+            with self.tar.member() as source:
+                try:
+                    signed = SignedStatement.parse(source.small(MAX_STATEMENT))
+                except FormatError as error:
+                    raise self.tar.wrong(f"the statement {kind} about {path}: {error}") from None
+            self.statements.setdefault(path, {})[kind] = signed
 
     def _require_sound(self, infos: Mapping[StorePath, NarInfo], present: set[StorePath]) -> None:
         for path, info in infos.items():
@@ -315,6 +344,7 @@ class _Tar:
         self.name = name
         self._file = file
         self._last = ""
+        self._ahead = b""
 
     def wrong(self, problem: str) -> CacheError:
         """Return the error that says what is wrong with the archive."""
@@ -324,6 +354,15 @@ class _Tar:
         """Return the error for a member that is not the one that should follow."""
         return self.wrong(f"{name!r} stands where {expected} should{self._after()}")
 
+    def coming(self) -> str:
+        """Return the name of the next member; nothing where there is none, or a damaged one."""
+        if not self._ahead:
+            self._ahead = self.read(_BLOCK, "the next path")
+        try:
+            return tarfile.TarInfo.frombuf(self._ahead, "ascii", "strict").name
+        except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
+            return ""
+
     def member(self, name: str | None = None, what: str | None = None) -> _Member:
         """Give the next member, to be read to its end.
 
@@ -331,7 +370,7 @@ class _Tar:
         :param what: it is, for messages.
         """
         what = what or name or "the next path"
-        block = self.read(_BLOCK, what)
+        block, self._ahead = self._ahead or self.read(_BLOCK, what), b""
         if not any(block):
             raise self.wrong(f"it ends where {what} should follow{self._after()}")
         try:
@@ -362,7 +401,8 @@ class _Tar:
 
     def end(self) -> None:
         """Make sure that nothing follows."""
-        if any(self.read(2 * _BLOCK, "its end")):
+        ahead, self._ahead = self._ahead, b""
+        if any(ahead + self.read(2 * _BLOCK - len(ahead), "its end")):
             raise self.wrong(f"something follows where its end should be{self._after()}")
 
 

@@ -35,7 +35,7 @@ GRACE = 86_400.0
 _BATCH = 1000
 _AT_ONCE = 16
 
-_STATEMENT = re.compile(r"statements/(?P<digest>[0-9a-df-np-sv-z]{32})/.+")
+STATEMENT = re.compile(r"statements/(?P<digest>[0-9a-df-np-sv-z]{32})/.+")
 _LISTING = re.compile(r"(?P<digest>[0-9a-df-np-sv-z]{32})\.ls")
 
 
@@ -145,7 +145,7 @@ def plan(inventory: Inventory, retention: Retention, now: float) -> Collection:
     beside = [
         name
         for name in objects
-        if (match := _STATEMENT.fullmatch(name) or _LISTING.fullmatch(name)) and match["digest"] in digests
+        if (match := STATEMENT.fullmatch(name) or _LISTING.fullmatch(name)) and match["digest"] in digests
     ]
     gone = [*roots, *beside, *(f"{path.digest}.narinfo" for path in dead), *(nars if pushing is None else ())]
     return Collection(

@@ -11,7 +11,7 @@ from pgbake.cache.cache import CACHE_INFO, BinaryCache, in_parallel
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index, load_index
 from pgbake.cache.objects import Listed, Missing
-from pgbake.cache.roots import PREFIX, Root, load_root
+from pgbake.cache.roots import BUNDLE, PREFIX, Root, is_bundle_name, load_root
 from pgbake.errors import CacheError, FormatError
 from pgbake.events import Notice, Sink
 from pgbake.formats.narinfo import MAX_NARINFO, CacheInfo, NarInfo
@@ -20,8 +20,6 @@ from pgbake.formats.storepath import StorePath
 _NARINFO = re.compile(r"[0-9a-df-np-sv-z]{32}\.narinfo")
 _NAR = re.compile(r"nar/[A-Za-z0-9_+=@-]+\.nar(\.[a-z0-9]+)?")
 _ROOT = re.compile(re.escape(PREFIX) + r"[0-9a-df-np-sv-z]{32}\.[a-z]{1,20}\.json")
-#: What the merge names bundles: NAME-postgresql-VERSION.
-_BUNDLE = re.compile(r"(?P<group>.+-postgresql-[0-9]+)(\.[0-9]+)*")
 _VERSIONED = re.compile(r"(?P<group>.+?)-[0-9].*")
 
 
@@ -107,13 +105,8 @@ class Bundle:
 
 def group(name: str) -> str:
     """Return a path's name without its version, but for PostgreSQL's major version."""
-    match = _BUNDLE.fullmatch(name) or _VERSIONED.fullmatch(name)
+    match = BUNDLE.fullmatch(name) or _VERSIONED.fullmatch(name)
     return match["group"] if match else name
-
-
-def is_bundle_name(name: str) -> bool:
-    """Whether the merge could have named a path so."""
-    return _BUNDLE.fullmatch(name) is not None
 
 
 def bundles(inventory: Inventory) -> list[Bundle]:

@@ -6,7 +6,8 @@ import datetime
 import re
 from html import escape
 
-from pgbake.cache.inventory import Bundle, Inventory, bundles, is_bundle_name
+from pgbake.cache.inventory import Bundle, Inventory, bundles
+from pgbake.cache.roots import is_bundle_name
 from pgbake.formats.storepath import StorePath
 
 _STYLE = """

@@ -120,7 +120,8 @@ def _claim(
     from pgbake.events import Notice
 
     objects = found.objects
-    new = () if _are_fresh(found, [root.name for root in roots]) else roots
+    # Those that are fresh are written as well: something is sent, and they may not name it yet.
+    new = roots
     while True:
         in_parallel(lambda root: cache.objects.put(root.name, root.to_bytes()), new)
         wait_until_free(cache.objects, lambda holder: report(Notice("info", _waiting(cache, holder))))

@@ -1,7 +1,8 @@
 """Signing a whole cache with another key, without touching a NAR.
 
 Only the ``Sig`` lines of narinfos change, and the index after them; whoever reads meanwhile finds the old signatures
-or the new ones. A run that was stopped is finished by the next.
+or the new ones. Statements beside bundles are signed as well: whoever trusts the new key only would be refused the
+bundles else. A run that was stopped is finished by the next.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pgbake.cache.cache import BinaryCache, in_parallel
-from pgbake.cache.gc import require_writable, tell_waiting
+from pgbake.cache.gc import STATEMENT, require_writable, tell_waiting
 from pgbake.cache.index import change_index
 from pgbake.cache.inventory import narinfo_names
 from pgbake.cache.lease import lease
@@ -21,6 +22,7 @@ from pgbake.errors import CacheError, FormatError
 from pgbake.events import Finished, Progressed, Sink, Started
 from pgbake.formats.keys import SecretKey, TrustedKeys
 from pgbake.formats.narinfo import MAX_NARINFO, NarInfo
+from pgbake.formats.statement import MAX_STATEMENT, SignedStatement
 from pgbake.formats.storepath import StorePath
 
 _SIGNATURE = "Sig:"
@@ -31,12 +33,14 @@ class Resigned:
     """What signing a cache did, or would do.
 
     :param changed: paths whose signatures changed; ``unchanged``: how many bore the same already.
-    :param passed_over: paths that were not signed, and why.
+    :param passed_over: paths and statements that were not signed, and why.
+    :param statements: how many statements have other signatures now.
     """
 
     changed: tuple[StorePath, ...]
     unchanged: int
     passed_over: dict[str, str]
+    statements: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,13 @@ class _Change:
     name: str
     etag: str | None
     info: NarInfo
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Restated:
+    name: str
+    etag: str | None
     text: str
 
 
@@ -99,6 +110,22 @@ def _sign(
         after = _with_signatures(text, info, keys, remove)
         return _Change(name, content.etag, NarInfo.parse(after), after) if after != text else info
 
+    def look_beside(name: str) -> _Restated | None:
+        try:
+            content = cache.objects.get(name, MAX_STATEMENT)
+            signed = SignedStatement.parse(content.data)
+        except Missing:
+            return None
+        except FormatError as error:
+            passed_over[name] = f"it is damaged: {error}"
+            return None
+        if trusted is not None and not trusted.signers(signed.signed_bytes, signed.signatures):
+            passed_over[name] = "it is signed by none of the keys named"
+            return None
+        kept = tuple(signature for signature in signed.signatures if signature.name not in remove)
+        after = SignedStatement(signed.payload, kept).signed_by(keys)
+        return _Restated(name, content.etag, after.to_json().decode()) if after != signed else None
+
     looked = in_parallel(look, narinfo_names(cache))
     changes = [item for item in looked if isinstance(item, _Change)]
     bare = [c.info.path for c in changes if not c.info.signatures and not c.info.certifies_itself]
@@ -107,8 +134,10 @@ def _sign(
             f"{len(bare)} paths would be left without any signature, {min(bare)} among them",
             hint="sign with another key in the same run: --key FILE",
         )
+    names = [item.name for item in cache.objects.list() if STATEMENT.fullmatch(item.name)]
+    restated = [item for item in in_parallel(look_beside, names) if item is not None]
     if write:
-        _write(cache, changes, report)
+        _write(cache, [*restated, *changes], report)
         # All of them: a run that was stopped may have signed some and not written it down.
         infos = [item.info if isinstance(item, _Change) else item for item in looked if item is not None]
         if cache.index() is not None:
@@ -118,6 +147,7 @@ def _sign(
         tuple(sorted(change.info.path for change in changes)),
         sum(isinstance(item, NarInfo) for item in looked),
         dict(sorted(passed_over.items())),
+        len(restated),
     )
 
 
@@ -132,14 +162,14 @@ def _with_signatures(text: str, info: NarInfo, keys: Sequence[SecretKey], remove
     return "\n".join(lines) + "\n"
 
 
-def _write(cache: BinaryCache, changes: Sequence[_Change], report: Sink) -> None:
+def _write(cache: BinaryCache, changes: Sequence[_Change | _Restated], report: Sink) -> None:
     if not changes:
         return
     begin = time.monotonic()
     report(Started("sign", "sign", cache.url, len(changes)))
     done = 0
 
-    def put(change: _Change) -> None:
+    def put(change: _Change | _Restated) -> None:
         nonlocal done
         try:
             cache.objects.put(change.name, change.text.encode(), etag=change.etag)

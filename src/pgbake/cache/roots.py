@@ -27,6 +27,9 @@ from pgbake.store.local import LocalStore
 
 PREFIX = "roots/"
 
+#: What the merge names bundles: NAME-postgresql-VERSION.
+BUNDLE = re.compile(r"(?P<group>.+-postgresql-[0-9]+)(\.[0-9]+)*")
+
 #: Seconds after which a push that finds nothing to send writes its roots again, so that they count as pushed now.
 REFRESH = 86_400
 
@@ -62,6 +65,11 @@ class Root:
         import msgspec  # slow, and a push with nothing to send writes none
 
         return msgspec.json.encode(self)
+
+
+def is_bundle_name(name: str) -> bool:
+    """Whether the merge could have named a path so."""
+    return BUNDLE.fullmatch(name) is not None
 
 
 def root_name(path: StorePath, what: str) -> str:

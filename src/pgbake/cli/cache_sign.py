@@ -38,13 +38,15 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Add the signature of a key to every path of a cache. No NAR is read or written.
+    """Add the signature of a key to every path of a cache, and to the statements beside bundles. No NAR is read or
+    written.
 
     To replace a key: sign with the new one; let those who trust the old one add the new one to their keys; then
     --remove the old one. Whoever could write to the cache could have put anything into it: with --trust only what
     the old key has signed, and what certifies itself, is signed.
     """
     from pgbake.cache.resign import sign_cache
+    from pgbake.cli.caches import count
     from pgbake.errors import ManifestError
     from pgbake.formats.keys import PublicKey, TrustedKeys
     from pgbake.signing import secret_keys
@@ -64,6 +66,7 @@ def command(
                 "dry-run": dry_run,
                 "changed": list(map(str, done.changed)),
                 "unchanged": done.unchanged,
+                "statements": done.statements,
                 "passed-over": done.passed_over,
             }
         )
@@ -74,5 +77,7 @@ def command(
         what += [f"without the signatures of {', '.join(remove)}"] if remove else []
         would = "would be " if dry_run else ""
         app.say(f"{len(done.changed)} paths {would}{' and '.join(what)}, {done.unchanged} were so already")
+        if done.statements:
+            app.say(f"{count(done.statements, 'statement')} {would}{' and '.join(what)}")
     if done.passed_over:
         click.get_current_context().exit(1)

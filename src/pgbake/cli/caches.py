@@ -52,10 +52,13 @@ def check_there(url: str) -> None:
         raise CacheError(f"there is no cache in {place}", hint=f"`pgbake push --to {url}` makes one")
 
 
-def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool = True) -> Substituters | None:
+def substituters(
+    app: App, urls: Sequence[str] = (), *, check_signatures: bool = True, unchecked: bool = False
+) -> Substituters | None:
     """Return the caches to take paths from: those named, else those of the settings; None where there are none.
 
     :param check_signatures: off, what nobody trusted has signed is taken as well, and bundles need no statements.
+    :param unchecked: bundles are taken as well of which nobody trusted says that their checks have passed.
     """
     from pgbake.cache.localsource import SCHEME, LocalSource
     from pgbake.cache.statements import demanding
@@ -82,6 +85,8 @@ def substituters(app: App, urls: Sequence[str] = (), *, check_signatures: bool =
         import dataclasses
 
         trust = dataclasses.replace(trust, require_signatures=False, statements=())
+    if unchecked:
+        trust = trust.unchecked()
     caches = by_priority(caches, problems)
     return Substituters(caches, demanding(trust, caches), problems)
 

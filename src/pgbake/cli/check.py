@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pgbake.checks.results import Outcome, Test
     from pgbake.errors import PgbakeError
     from pgbake.formats.derivation import Derivation
-    from pgbake.formats.system import System
 
 #: How many lines of a failed test's detail are shown.
 _SHOWN = 30
@@ -75,11 +75,12 @@ def command(
     Your own tests lie in the directory tests of the project: sql/NAME.sql with expected/NAME.out (pg_regress),
     tap/NAME.sql (pgTAP), isolation/NAME.spec, uses/EXTENSION.sql.
     """
+    from pgbake.checks.gate import unpassed
     from pgbake.checks.record import Record
-    from pgbake.formats.system import host_system
+    from pgbake.cli.gate import project_checks
     from pgbake.places import data_dir
 
-    checks = checks_of(app, host_system())
+    checks = project_checks(app)
     record = Record(data_dir() / "checks", app.project.directory)
     chosen = select(checks, names, world)
     if changed:
@@ -95,6 +96,7 @@ def command(
     if accept:
         _accept(app, outcomes)
         return
+    record.keep_results(app.store, checks)
     if junit is not None:
         from pgbake.checks.results import junit as as_xml
 
@@ -115,28 +117,33 @@ def command(
         app.say(
             f"{_count(outcomes)} passed" + (f", {len(outcomes) - ran} of them before" if ran < len(outcomes) else "")
         )
+        if not unpassed(app.store, checks):
+            app.note(_next(app))
+
+
+def _next(app: App) -> str:
+    """Say how to go on with a bundle that has passed all."""
+    from pgbake.cli.caches import settings
+    from pgbake.signing import VARIABLE
+
+    to = "" if any(cache.push for cache in settings(app).caches) else " --to URL"
+    key = "" if os.environ.get(VARIABLE) else " --key FILE"
+    return f"next: pgbake push{to}{key}"
 
 
 def _count(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes)} check{'s' if len(outcomes) != 1 else ''}"
 
 
-def checks_of(app: App, system: System) -> Checks:
-    """Return the checks of the project's bundle."""
-    from pgbake.checks.check import lower_checks
-
-    project = app.project
-    project.bundle(system)  # what is wrong with manifest and lock is told as everywhere
-    return lower_checks(project.manifest, project.catalogue, project.lock, system, project.directory / "tests")
-
-
-def find_check(app: App, system: System, name: str) -> Check:
+def find_check(app: App, name: str) -> Check:
     """Return the one check of a name.
 
     :raises ManifestError: there is none.
     """
     name = name.removeprefix("check ")
-    checks = checks_of(app, system)
+    from pgbake.cli.gate import project_checks
+
+    checks = project_checks(app)
     return checks.by_name().get(name) or select(checks, [name], world=True)[0]
 
 
@@ -218,7 +225,8 @@ def _run(
         ]
 
     try:
-        realise_goals(app, graph, list(by_path), system, cores, takes=takes)
+        plan = realise_goals(app, graph, list(by_path), system, cores, takes=takes)
+        before |= plan.substitutes.keys()  # they have passed elsewhere
     finally:  # whatever interrupts it, what had come of some is known to --failed and --changed
         outcomes = come()
         record.add(outcomes)

@@ -6,12 +6,19 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
 from pgbake.errors import ManifestError, host_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pgbake.formats.keys import SecretKey
+    from pgbake.formats.statement import SignedStatement
+    from pgbake.formats.storepath import StorePath
 
 
 @click.command(
@@ -62,17 +69,21 @@ def command(
         paths = name_paths(app, names)
         if lacking := [path for path in paths if path not in app.store.valid(paths)]:
             raise ManifestError(f"{lacking[0]} is not in the store", hint="`pgbake build` or `pgbake pull` brings it")
+    statements = _statements(app, paths, signing)
     begin = time.monotonic()
     target = Path(file).absolute()
     temporary = target.with_name(f".{target.name}.new")
     try:
         with app.reporting() as report:
             if file == "-":
-                infos = export(app.store, paths, sys.stdout.buffer, signing, report, level=level)
+                infos = export(app.store, paths, sys.stdout.buffer, signing, report, level=level, statements=statements)
                 size = 0
             else:
                 with temporary.open("wb") as stream:
-                    infos = export(app.store, paths, stream, signing, report, scratch=target.parent, level=level)
+                    infos = export(
+                        app.store, paths, stream, signing, report,
+                        scratch=target.parent, level=level, statements=statements,
+                    )  # fmt: skip
                     size = _finish(stream)
                 temporary.replace(target)
     except BrokenPipeError:
@@ -103,6 +114,32 @@ def command(
             f"warning: an import refuses what bears no signature: {count(len(unsigned))}\n"
             "hint: export with --key FILE (`pgbake keygen` makes one), or import with --no-check-sigs"
         )
+
+
+def _statements(app: App, paths: Iterable[StorePath], signing: Sequence[SecretKey]) -> list[SignedStatement]:
+    """Return what is to be stated of the bundles among some paths; which an import will refuse is told."""
+    from pgbake.cache.statements import is_bundle
+    from pgbake.store.statements import kept_statements
+
+    found: list[SignedStatement] = []
+    for path in paths:
+        kept = kept_statements(app.store, path)
+        if is_bundle(path):
+            from pgbake.cli.gate import look, sign_passed
+
+            gate = look(app, path, lambda: signing)
+            made = sign_passed(app, gate, lambda: signing, anew=bool(signing)) if gate.passed else gate.kept
+            if made is not None:
+                kept["check"] = made
+            else:
+                why = gate.problem or "no key signs a statement that its checks have passed"
+                app.note(
+                    f"warning: an import refuses {path.name}: {why}\n"
+                    "hint: run `pgbake check` and export with --key FILE, or import with --unchecked"
+                )
+        nar_sha256 = app.store.info(path).nar_sha256
+        found += [signed for signed in kept.values() if signed.statement.nar_sha256 == nar_sha256]
+    return found
 
 
 def _finish(stream: BinaryIO) -> int:

@@ -48,15 +48,20 @@ def command(
 ) -> None:
     """Delete the store paths that no root needs: no `result` link, profile, server, running program or build.
 
-    Derivations of what stays are kept, with the build roots and sources that they name, so that it can be built
-    again. Generations of profiles go only where --keep-generations or --older-than lets them; with both given,
-    those that both let go. The current one stays.
+    Results of checks stay while their project is there and has that bundle. Derivations of what stays are kept, with
+    the build roots and sources that they name, so that it can be built again. Generations of profiles go only where
+    --keep-generations or --older-than lets them; with both given, those that both let go. The current one stays.
 
     Builds may run meanwhile: what they need stays.
     """
+    from pgbake.places import data_dir
     from pgbake.store.collector import GcOptions, collect_garbage
 
     store = app.open_store(release_reserve=not dry_run)
+    if not dry_run and (data_dir() / "checks").exists():
+        from pgbake.checks.record import let_go_of_the_gone
+
+        let_go_of_the_gone(data_dir() / "checks")
     options = GcOptions(
         dry_run=dry_run,
         keep_for=keep_for,

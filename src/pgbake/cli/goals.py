@@ -10,7 +10,7 @@ from pgbake.build.plan import Plan, make_plan, missing_inputs
 from pgbake.bundle.check import check_references
 from pgbake.bundle.merge import Bundle
 from pgbake.cli.app import App
-from pgbake.errors import HostError, ManifestError
+from pgbake.errors import CacheError, HostError, ManifestError
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import System, host_system
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pgbake.build.provide import Provider
     from pgbake.build.realise import Takes
     from pgbake.build.rebuild import Comparison
+    from pgbake.cache.substituters import Substituters
     from pgbake.events import Sink
 
 
@@ -94,8 +95,21 @@ def realise_goals(
             caches.give_up(error.path)
             caches.problems.append(error)
     if caches is not None:
+        _take_statements(app, caches, plan)
         tell_problems(app, caches.problems)
     return plan
+
+
+def _take_statements(app: App, caches: Substituters, plan: Plan) -> None:
+    """Keep what caches state of bundles that came from them: who uses or pushes those on asks for it."""
+    from pgbake.cache.statements import is_bundle, take_statements
+    from pgbake.cli.caches import settings
+
+    for path in filter(is_bundle, plan.substitutes):
+        try:
+            take_statements(app.store, caches.caches, path, settings(app).trust)
+        except CacheError as error:  # the bundle is there
+            caches.problems.append(error)
 
 
 def realise_build_closure(app: App, names: Sequence[str]) -> list[StorePath]:

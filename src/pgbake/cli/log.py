@@ -29,7 +29,7 @@ def command(app: App, name: str, system: str | None) -> None:
     if "/" in name:
         from pgbake.cli.check import find_check
 
-        check = find_check(app, system_, name)
+        check = find_check(app, name)
         file = app.store.log_file(check.derivation.path)
         text = read_log(file, f"`pgbake check --again {check.name}` runs it")
     else:

@@ -18,6 +18,7 @@ Examples:
   pgbake pull                                   the bundle of the manifest
   pgbake pull --from https://cache.example.org
   pgbake pull --from s3://bucket?region=eu-central-1 /nix/store/DIGEST-NAME
+  pgbake pull --unchecked                       a bundle whose checks have not passed
   pgbake pull --dry-run                         show what would travel""",
 )
 @click.argument("names", nargs=-1, metavar="[NAME|PATH]...")
@@ -25,6 +26,7 @@ Examples:
 @click.option("--out-link", type=click.Path(path_type=Path), help="Link to make [default: ./result, for the bundle].")
 @click.option("--no-link", is_flag=True, help="Make no link: the result may be collected as garbage.")
 @click.option("--no-check-sigs", is_flag=True, help="Take what nobody trusted has signed, too.")
+@click.option("--unchecked", is_flag=True, help="Take a bundle, too, that no trusted key says has passed its checks.")
 @click.option("--dry-run", is_flag=True, help="Show what would be taken, and take nothing.")
 @json_option
 @pass_app
@@ -35,24 +37,29 @@ def command(
     out_link: Path | None,
     no_link: bool,
     no_check_sigs: bool,
+    unchecked: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Bring the bundle of the manifest, its packages NAME, or store paths PATH from binary caches into the store,
     with all that they refer to. Nothing is built.
 
-    Hashes and signatures are verified while the paths travel. A cache that fails, or gives something wrong, is
+    Hashes and signatures are verified while the paths travel. A bundle must have a statement, signed by a key that
+    you trust, that its checks have passed. A cache that fails, or gives something wrong, is
     named at the end, and the next one is asked.
     """
     from pgbake.cache.pull import pull
     from pgbake.cache.statements import is_bundle, take_statements
     from pgbake.cache.substituters import Substituters
-    from pgbake.cli.caches import amount, count, name_paths, substituters, tell_problems
+    from pgbake.cli.caches import amount, count, name_paths, settings, substituters, tell_problems
 
     goals = name_paths(app, names)
     if no_check_sigs:
         app.note("warning: signatures are not checked: whoever can write to the cache decides what you run")
-    caches = substituters(app, urls, check_signatures=not no_check_sigs) or Substituters((), lambda _info, _where: None)
+    if unchecked:
+        app.note("warning: UNCHECKED: a bundle is taken whether or not its checks have passed")
+    caches = substituters(app, urls, check_signatures=not no_check_sigs, unchecked=unchecked)
+    caches = caches or Substituters((), lambda _info, _where: None)
     if dry_run:
         missing = [path for path in goals if path not in app.store.valid(goals)]
         offers = caches.closure(missing, app.store.valid)
@@ -70,7 +77,7 @@ def command(
     with app.reporting() as report:
         result = pull(app.store, caches, goals, report)
         for path in filter(is_bundle, set(goals) & {path for path, _ in result.pulled}):
-            take_statements(app.store, caches.caches, path)
+            take_statements(app.store, caches.caches, path, settings(app).trust)
     link = out_link or (app.directory / "result" if not names else None)
     if link is not None and not no_link:
         app.store.link_root(link, goals[0])

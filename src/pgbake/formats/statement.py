@@ -77,13 +77,24 @@ class Statement:
     :param nar_sha256: raw digest of the path's NAR.
     :param kind: one of :data:`KINDS`.
     :param predicate: what is said, in JSON's types; its type defines the fields. Of a ``check``, ``result`` is
-        ``PASSED``, ``WARNED`` or ``FAILED``.
+        ``PASSED``, ``WARNED`` or ``FAILED``; that a bundle was pushed without its checks is ``FAILED`` with
+        ``unchecked`` and a ``reason``.
     """
 
     path: StorePath
     nar_sha256: bytes
     kind: str
     predicate: Mapping[str, Any]
+
+    @property
+    def passes(self) -> bool:
+        """Whether it does not tell of failed checks."""
+        return self.kind != "check" or self.predicate.get("result") in ("PASSED", "WARNED")
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether it only tells that a bundle was pushed without its checks."""
+        return self.kind == "check" and not self.passes and self.predicate.get("unchecked") is True
 
     def sign(self, keys: Iterable[SecretKey]) -> SignedStatement:
         """Sign it with all of some keys."""
@@ -174,6 +185,19 @@ class SignedStatement:
         """Return it with further signatures of the same payload."""
         return SignedStatement(self.payload, tuple(sorted({*self.signatures, *signatures})))
 
+    def beside(self, before: SignedStatement | None) -> SignedStatement:
+        """Return what is to stand where ``before`` stood: the same one gains the signatures of both, another goes.
+
+        That a bundle was pushed unchecked says less than that its checks have passed, and does not replace it.
+        """
+        if before is None:
+            return self
+        if before.payload == self.payload:
+            return self.merged(before.signatures)
+        ours, theirs = self.statement, before.statement
+        same = (ours.path, ours.kind, ours.nar_sha256) == (theirs.path, theirs.kind, theirs.nar_sha256)
+        return before if same and ours.is_unchecked and theirs.passes else self
+
     @property
     def signed_bytes(self) -> bytes:
         """What its signatures sign: DSSE's pre-authentication encoding."""
@@ -200,7 +224,12 @@ class SignedStatement:
                 f"{what} is about other contents: sha256 {said.nar_sha256.hex()}, not {nar_sha256.hex()}",
                 hint="what was stated of another build must be stated of this one",
             )
-        if kind == "check" and said.predicate.get("result") not in ("PASSED", "WARNED"):
+        if said.is_unchecked:
+            raise PgbakeError(
+                f"{what} says that it was pushed unchecked: {str(said.predicate.get('reason'))[:500]}",
+                hint="its owner runs `pgbake check` and pushes again; or take it as it is with --unchecked",
+            )
+        if not said.passes:
             raise PgbakeError(f"{what} says that they did not pass: {str(said.predicate.get('result'))[:50]}")
         return said
 

@@ -39,7 +39,7 @@ from pgbake.formats.storepath import StorePath, fixed_output_path, source_path
 from pgbake.store.database import SCHEMA_VERSION, Database, PathInfo
 from pgbake.store.locks import OnWait, acquire, directory_lock, open_lock, path_lock, patient, silent
 from pgbake.store.references import ReferenceScanner
-from pgbake.store.roots import TempRoots, link_root
+from pgbake.store.roots import TempRoots, link_root, link_roots
 from pgbake.users import user_name
 
 if TYPE_CHECKING:
@@ -518,6 +518,10 @@ class LocalStore:
         Who may only read the store gets the link; what its owner collects is its owner's matter.
         """
         link_root(link, target, self.state_dir if self.read_only is None else None)
+
+    def link_roots(self, directory: Path, links: Mapping[str, StorePath]) -> None:
+        """Make a directory of such links, by their names; others below it go."""
+        link_roots(directory, links, self.state_dir if self.read_only is None else None)
 
     def forget(self, paths: Iterable[StorePath]) -> None:
         """Make valid paths invalid, so that their derivations are built anew; nothing may refer to them.

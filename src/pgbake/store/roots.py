@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -126,29 +126,72 @@ def link_root(link: Path, target: StorePath, state_dir: Path | None) -> None:
             )
     elif link.exists():
         raise StoreError(f"{link} is in the way", hint="move it away or name another with --out-link")
-    temporary = link.with_name(f".{link.name}.new")
     try:
-        while True:
-            link.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)
-            with suppress(FileExistsError, FileNotFoundError):  # another process is making the same link
-                temporary.symlink_to(str(target))
-                temporary.replace(link)
-                break
+        _make_link(link, target)
         flush_directory(link.parent)
-        if state_dir is None:
-            return
-        absolute = Path(os.path.abspath(link))  # noqa: PTH100 - resolve() would follow the link itself
-        name = base32.encode(hashlib.sha1(os.fsencode(absolute)).digest())
-        auto = state_dir / "gcroots" / "auto" / name
-        auto.parent.mkdir(parents=True, exist_ok=True)  # Nix makes it with the first root only
-        if not auto.is_symlink():
-            with suppress(FileExistsError):
-                auto.symlink_to(absolute)
-            flush_directory(auto.parent)
+        if state_dir is not None and _make_indirect(link, state_dir):
+            flush_directory(state_dir / "gcroots" / "auto")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise host_error(error, f"cannot make the link {link}") from error
         raise StoreError(
             f"cannot make the link {link}: {error.strerror}", hint="name another place with --out-link"
         ) from error
+
+
+def link_roots(directory: Path, links: Mapping[str, StorePath], state_dir: Path | None) -> None:
+    """Make a directory of such links, below which no others stay. What is right already is left as it is.
+
+    :param links: by their names below the directory, which may have slashes in them.
+    :param state_dir: of the store; None makes the links only.
+    :raises HostError: they cannot be written.
+    """
+    try:
+        changed: set[Path] = set()
+        for link in _links_below(directory):
+            if str(link.relative_to(directory)) not in links:
+                link.unlink(
+                    missing_ok=True
+                )  # its entry in gcroots/auto leads nowhere, and goes with the next collection
+        for name, target in links.items():
+            link = directory / name
+            if not link.is_symlink() or str(link.readlink()) != str(target):
+                _make_link(link, target)
+                changed.add(link.parent)
+            if state_dir is not None and _make_indirect(link, state_dir):
+                changed.add(state_dir / "gcroots" / "auto")
+        for place in changed:  # once for each directory, not for each link
+            flush_directory(place)
+    except OSError as error:
+        raise host_error(error, f"cannot make links in {directory}") from error
+
+
+def _links_below(directory: Path) -> Iterator[Path]:
+    for place, directories, files in os.walk(directory):
+        for name in (*directories, *files):
+            if (link := Path(place) / name).is_symlink():
+                yield link
+
+
+def _make_link(link: Path, target: StorePath) -> None:
+    temporary = link.with_name(f".{link.name}.new")
+    while True:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        with suppress(FileExistsError, FileNotFoundError):  # another process is making the same link
+            temporary.symlink_to(str(target))
+            temporary.replace(link)
+            return
+
+
+def _make_indirect(link: Path, state_dir: Path) -> bool:
+    """Make a link an indirect root; return whether it was none."""
+    absolute = Path(os.path.abspath(link))  # noqa: PTH100 - resolve() would follow the link itself
+    name = base32.encode(hashlib.sha1(os.fsencode(absolute)).digest())
+    auto = state_dir / "gcroots" / "auto" / name
+    if auto.is_symlink():
+        return False
+    auto.parent.mkdir(parents=True, exist_ok=True)  # Nix makes it with the first root only
+    with suppress(FileExistsError):
+        auto.symlink_to(absolute)
+    return True

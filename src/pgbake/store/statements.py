@@ -20,7 +20,7 @@ from pgbake.store.locks import directory_lock
 
 
 def keep_statement(store: LocalStore, signed: SignedStatement) -> SignedStatement:
-    """Keep a statement, beside the signatures that the same one bears already; another of its kind goes.
+    """Keep a statement, beside what is kept; see :meth:`SignedStatement.beside`.
 
     :return: what is kept.
     :raises StoreError: the store cannot be written.
@@ -32,8 +32,7 @@ def keep_statement(store: LocalStore, signed: SignedStatement) -> SignedStatemen
         directory.mkdir(parents=True, exist_ok=True)
         with directory_lock(directory):
             before = _read(directory / f"{said.kind}.json")
-            if before is not None and before.payload == signed.payload:
-                signed = signed.merged(before.signatures)
+            signed = signed.beside(before)
             if signed != before:
                 write_whole(directory / f"{said.kind}.json", signed.to_json())
     except OSError as error:

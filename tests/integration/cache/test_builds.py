@@ -18,6 +18,7 @@ from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore, remove_tree
 from tests.projects import TestProject
+from tests.statements import vouch
 
 pytestmark = pytest.mark.integration
 
@@ -25,10 +26,12 @@ KEY = SecretKey("test-1", bytes(range(32)))
 
 
 @pytest.fixture(scope="module")
-def filled(example: TestProject, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled(example: TestProject, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file cache with the example bundle."""
     cache = tmp_path_factory.mktemp("cache")
-    example.pgbake("push", "--to", cache.as_uri(), environment={"PGBAKE_SECRET_KEY": KEY.export()})
+    example.pgbake("push", "--unchecked", "--to", cache.as_uri(), environment={"PGBAKE_SECRET_KEY": KEY.export()})
+    with LocalStore(example.store) as store:
+        vouch(cache.as_uri(), store, bundle.path, KEY)
     return cache
 
 
@@ -108,7 +111,8 @@ def test_what_builds_a_bundle_can_be_kept_for_years(
     example: TestProject, newcomer: TestProject, cache: Path, bundle: Bundle
 ) -> None:
     """No mirror has anything any more, and the cache lost a package and the bundle: both are built again."""
-    example.pgbake("push", "--what", "build", "--to", cache.as_uri(), environment={"PGBAKE_SECRET_KEY": KEY.export()})
+    everything = ("--what", "build", "--unchecked", "--to", cache.as_uri())
+    example.pgbake("push", *everything, environment={"PGBAKE_SECRET_KEY": KEY.export()})
     package = bundle.by_name()["numeral"]
     drop(cache, bundle.path, *package.output_paths.values())
     built = newcomer.json("build")
@@ -122,7 +126,8 @@ def test_what_builds_a_bundle_can_be_kept_for_years(
 def test_what_a_cache_gives_wrong_is_built(
     example: TestProject, newcomer: TestProject, cache: Path, bundle: Bundle
 ) -> None:
-    example.pgbake("push", "--what", "build", "--to", cache.as_uri(), environment={"PGBAKE_SECRET_KEY": KEY.export()})
+    everything = ("--what", "build", "--unchecked", "--to", cache.as_uri())
+    example.pgbake("push", *everything, environment={"PGBAKE_SECRET_KEY": KEY.export()})
     package = bundle.by_name()["numeral"]
     broken = package.output_paths["out"]
     damage(cache, broken)
@@ -152,10 +157,14 @@ def test_damage_is_mended_from_the_cache(newcomer: TestProject, bundle: Bundle) 
     newcomer.pgbake("verify")
 
 
-def test_signatures_that_another_tool_added_count(newcomer: TestProject, cache: Path, bundle: Bundle) -> None:
+def test_signatures_that_another_tool_added_count(
+    example: TestProject, newcomer: TestProject, cache: Path, bundle: Bundle
+) -> None:
     """The index has the narinfos as they were pushed; who trusts a later key only is not refused for it."""
     other = SecretKey("other-1", bytes(32))
     newcomer.edit(str(KEY.public), str(other.public))
+    with LocalStore(example.store) as store:
+        vouch(cache.as_uri(), store, bundle.path, other)
     for file in cache.glob("*.narinfo"):
         info = NarInfo.parse(file.read_text())
         file.write_text(dataclasses.replace(info, signatures=(other.sign(info.fingerprint),)).to_text())

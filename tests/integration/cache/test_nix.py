@@ -15,6 +15,7 @@ from tests.closures import GREETING, Closure, make_closure, secret_key
 from tests.integration.cache.transfers import OURS, Place, check_directory, check_store
 from tests.oracle import Oracle
 from tests.projects import TestProject
+from tests.statements import vouch
 from tests.web import WebServer
 
 pytestmark = pytest.mark.integration
@@ -170,7 +171,9 @@ def test_nix_takes_the_examples_bundle_and_runs_it(
     """By the commands: pushed, taken by Nix into a profile, taken by pgbake into a store of its own."""
     (place.directory / "key").write_text(OURS.export())
     (place.directory / "key").chmod(0o600)
-    example.pgbake("push", "--to", place.url, "--key", str(place.directory / "key"))
+    example.pgbake("push", "--unchecked", "--to", place.url, "--key", str(place.directory / "key"))
+    with LocalStore(example.store) as store:
+        vouch(place.url, store, bundle.path, OURS)
     (place.directory / "config/pgbake").mkdir(parents=True)
     (place.directory / "config/pgbake/config.toml").write_text(f'[trust]\nkeys = ["{OURS.public}"]\n')
     oracle.run("nix", "profile", "install", "--option", "substituters", web.url, *TRUSTING, str(bundle.path))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pgbake.formats.keys import SecretKey
+from pgbake.formats.statement import SignedStatement
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
 from tests.small_closures import add_graph
@@ -58,7 +59,7 @@ def made(user: User) -> dict[str, StorePath]:
     with LocalStore(user.home / "store") as store:
         made = add_graph(store, {"libc-2": (), "x-postgresql-15.1": ("libc-2",), "x-postgresql-15.2": ("libc-2",)})
     for name in ("x-postgresql-15.1", "x-postgresql-15.2"):
-        user.run("push", "--to", "./cache", "--key", "key", str(made[name]))
+        user.run("push", "--to", "./cache", "--key", "key", "--unchecked", str(made[name]))
     return made
 
 
@@ -95,7 +96,7 @@ def test_repair(user: User, made: dict[str, StorePath]) -> None:
 
 def test_repair_from_another_cache(user: User, made: dict[str, StorePath]) -> None:
     for path in made.values():
-        user.run("push", "--to", "./other", "--key", "key", str(path))
+        user.run("push", "--to", "./other", "--key", "key", "--unchecked", str(path))
     for nar in list((user.home / "cache/nar").iterdir()):
         nar.unlink()
     (user.home / "config/pgbake").mkdir(parents=True)
@@ -111,6 +112,9 @@ def test_another_key(user: User, made: dict[str, StorePath]) -> None:
     (user.home / "new").chmod(0o600)
     assert "3 paths would be signed as b-1" in user.run("cache", "sign", "--key", "new", "--dry-run", "./cache")
     assert "3 paths signed as b-1, 0 were so already" in user.run("cache", "sign", "--key", "new", "./cache")
+    stated = (user.home / "cache/statements").rglob("*.json")
+    signers = [{one.name for one in SignedStatement.parse(file.read_bytes()).signatures} for file in stated]
+    assert signers == [{"a-1", "b-1"}] * 2
     assert "0 paths signed as b-1, 3 were so already" in user.run("cache", "sign", "--key", "new", "./cache")
     assert "3 paths without the signatures of a-1" in user.run("cache", "sign", "--remove", "a-1", "./cache")
     assert "left without any signature" in user.run("cache", "sign", "--remove", "b-1", "./cache", status=1)
@@ -119,10 +123,19 @@ def test_another_key(user: User, made: dict[str, StorePath]) -> None:
 
 def test_export_and_import(user: User, made: dict[str, StorePath]) -> None:
     top = str(made["x-postgresql-15.2"])
-    assert "exported 2 paths" in user.run("export", "x.tar", top, "--key", "key")
+    exported = user.run("export", "x.tar", top, "--key", "key")
+    assert "exported 2 paths" in exported and "warning: an import refuses x-postgresql-15.2: " in exported
     assert "is refused: it is signed by a-1; no key is trusted" in user.run("import", "x.tar", store="new", status=1)
     done = user.run("import", "x.tar", "--no-check-sigs", "--out-link", "result", store="new")
     assert f"{top}\n" in done and "imported 2 paths" in done
+    config = user.home / "config/pgbake/config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[trust]\nkeys = ["{KEY.public}"]\n')
+    refused = user.run("import", "x.tar", store="unchecked", status=1)
+    assert "lacks the statement check that is required: no statement of that kind is in x.tar" in refused
+    assert "--unchecked" in refused
+    loud = user.run("import", "x.tar", "--unchecked", store="unchecked")
+    assert "warning: UNCHECKED" in loud and "imported 2 paths" in loud
     assert os.readlink(user.home / "result").endswith(top)  # noqa: PTH115
     assert "there is no file y.tar" in user.run("import", "y.tar", status=2)
     whole = (user.home / "x.tar").read_bytes()

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pgbake.cache.cache import BinaryCache
+from pgbake.cache.statements import store_statement
 from pgbake.formats.keys import SecretKey
 from pgbake.formats.narinfo import NarInfo
+from pgbake.formats.statement import Statement
 from pgbake.formats.system import host_system
 from tests.projects import TestProject
 
@@ -26,14 +29,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestProject:
     return dataclasses.replace(project, store=tmp_path / "store")
 
 
-def plan(project: TestProject, trust: str, *keys: SecretKey) -> tuple[bool, str]:
-    """Plan with a cache that has the bundle, signed by some keys; return whether it is pulled, and what is told."""
+def plan(project: TestProject, trust: str, *keys: SecretKey, stated: bool = False) -> tuple[bool, str]:
+    """Plan with a cache that has the bundle, signed by some keys; return whether it is pulled, and what is told.
+
+    :param stated: they say that its checks have passed, too.
+    """
     path = project.project.bundle(host_system()).path
     info = NarInfo(path, "nar/x.nar", "none", bytes(32), 120)
     info = dataclasses.replace(info, signatures=tuple(key.sign(info.fingerprint) for key in keys))
     cache = project.directory / "cache"
     cache.mkdir(exist_ok=True)
     (cache / f"{path.digest}.narinfo").write_text(info.to_text())
+    if stated:
+        said = Statement(path, info.nar_sha256, "check", {"result": "PASSED"})
+        store_statement(BinaryCache(cache.as_uri()), said.sign(keys))
     manifest = project.directory / "pgbake.toml"
     manifest.write_text(f'{manifest.read_text()}\n[[cache]]\nurl = "{cache.as_uri()}"\n[trust]\n{trust}\n')
     done = subprocess.run(
@@ -44,7 +53,11 @@ def plan(project: TestProject, trust: str, *keys: SecretKey) -> tuple[bool, str]
 
 
 def test_a_trusted_bundle_is_pulled(project: TestProject) -> None:
-    assert plan(project, f'keys = ["{KEY.public}"]', KEY) == (True, "")
+    assert plan(project, f'keys = ["{KEY.public}"]', KEY, stated=True) == (True, "")
+
+
+def test_whoever_says_so_in_writing_takes_it_unchecked(project: TestProject) -> None:
+    assert plan(project, f'keys = ["{KEY.public}"]\nstatements = []', KEY) == (True, "")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +65,8 @@ def test_a_trusted_bundle_is_pulled(project: TestProject) -> None:
     [
         ("", (), "it bears no signature; no key is trusted", "cache sign"),
         ("", (KEY,), "it is signed by a-1; no key is trusted", 'keys = ["a-1:..."]'),
-        (f'keys = ["{KEY.public}"]\nstatements = ["check"]', (KEY,), "lacks the statement check", "push it"),
+        (f'keys = ["{KEY.public}"]', (KEY,), "lacks the statement check", "statements = []"),
+        (f'keys = ["{KEY.public}"]\nstatements = ["check"]', (KEY,), "lacks the statement check", "pushes it"),
     ],
 )
 def test_another_is_built_and_why_is_told(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,10 +30,10 @@ class Machine:
     home: Path
     cache: Path
 
-    def pgbake(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def pgbake(self, *args: str, key: SecretKey | None = KEY) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ, "HOME": str(self.home), "PGBAKE_STORE": str(self.home / "store"),
-            "XDG_CONFIG_HOME": str(self.home / "config"), "PGBAKE_SECRET_KEY": KEY.export(),
+            "XDG_CONFIG_HOME": str(self.home / "config"), "PGBAKE_SECRET_KEY": key.export() if key else "",
         }  # fmt: skip
         return subprocess.run(
             [sys.executable, "-m", "pgbake", *args],
@@ -86,12 +87,18 @@ def passed(machine: Machine) -> Statement:
 
 def test_a_statement_travels_and_is_required(machine: Machine, reader: Machine, passed: Statement) -> None:
     path = str(passed.path)
+    machine.configure("statements = []")
     assert machine.pgbake("push", path).returncode == 0
+    machine.configure("")
     said = reader.fails("pull", path)
     assert f"{path} lacks the statement check that is required: no statement of that kind is in" in said
-    assert 'take "check" out of statements' in said
+    assert "write statements = [] below [trust]" in said
 
+    said = machine.fails("push", "--statement", machine.write(passed, OTHER), path)
+    assert "is not pushed" in said and "is signed by b-1; trusted keys: a-1" in said
+    machine.configure(f'keys = ["{OTHER.public}"]')
     machine.pgbake("push", "--statement", machine.write(passed, OTHER), path)
+    machine.configure("")
     assert "is signed by b-1; trusted keys: a-1" in reader.fails("pull", path)
     assert not (reader.home / "store/nix/store" / passed.path.basename).exists()
 
@@ -112,8 +119,56 @@ def test_a_statement_travels_and_is_required(machine: Machine, reader: Machine, 
 
 
 def test_who_asks_for_no_signatures_needs_no_statement(machine: Machine, reader: Machine, passed: Statement) -> None:
-    machine.pgbake("push", str(passed.path))
+    machine.pgbake("push", "--unchecked", str(passed.path))
     assert reader.pgbake("pull", "--no-check-sigs", str(passed.path)).returncode == 0
+
+
+def test_an_unchecked_bundle_tells_why_it_is_refused(machine: Machine, reader: Machine, passed: Statement) -> None:
+    path = str(passed.path)
+    said = machine.fails("push", path)
+    assert "is not pushed" in said and "lacks the statement check" in said and "--unchecked" in said
+    assert not machine.cache.exists()
+    assert "Would be refused" in machine.pgbake("push", "--dry-run", path).stdout
+    assert "would be pushed UNCHECKED" in machine.pgbake("push", "--dry-run", "--unchecked", path).stdout
+    done = machine.pgbake("push", "--unchecked", path)
+    assert done.returncode == 0 and "warning: UNCHECKED: " in done.stderr, done.stderr
+    assert "says that it was pushed unchecked: " in reader.fails("pull", path)
+    done = reader.pgbake("pull", "--unchecked", path)
+    assert done.returncode == 0 and "warning: UNCHECKED: " in done.stderr, done.stderr
+    # Whoever has it now is told the same when it is to go on.
+    assert "says that it was pushed unchecked: " in reader.fails("push", "--to", "./further", path)
+    # That does not take back what somebody has checked, here or in the cache.
+    machine.pgbake("push", "--statement", machine.write(passed, KEY), path)
+    (machine.home / f"store/nix/var/pgbake/statements/{passed.path.digest}/check.json").unlink()
+    assert machine.pgbake("push", "--unchecked", path).returncode == 0
+    stays = machine.cache / f"statements/{passed.path.digest}/check.json"
+    assert stays.read_bytes() == passed.sign([KEY]).to_json()
+
+
+def test_a_cache_without_statements_is_said(machine: Machine, reader: Machine, passed: Statement) -> None:
+    machine.pgbake("push", "--unchecked", str(passed.path))
+    shutil.rmtree(machine.cache / "statements")
+    said = reader.fails("pull", str(passed.path))
+    assert "no statement of that kind is in file://" in said and said.count("error: ") == 1
+
+
+def test_a_push_without_a_key_says_that_nothing_is_stated(machine: Machine, passed: Statement) -> None:
+    done = machine.pgbake("push", "--unchecked", str(passed.path), key=None)
+    assert done.returncode == 0 and "no key signs a statement about its checks" in done.stderr
+    assert not (machine.cache / "statements").exists()
+    assert "there is no none" in machine.fails("push", "--unchecked", "--key", "none", str(passed.path))
+
+
+def test_an_archive_brings_statements_along(machine: Machine, reader: Machine, passed: Statement) -> None:
+    machine.pgbake("push", "--statement", machine.write(passed, KEY), str(passed.path))
+    done = machine.pgbake("export", "../x.tar", str(passed.path))
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    first = (machine.home / "../x.tar").read_bytes()
+    machine.pgbake("export", "../x.tar", str(passed.path))
+    assert (machine.home / "../x.tar").read_bytes() == first
+    assert reader.pgbake("import", "../x.tar").returncode == 0
+    with LocalStore(reader.home / "store") as store:
+        assert kept_statements(store, passed.path) == {"check": passed.sign([KEY])}
 
 
 def test_what_is_no_bundle_needs_no_statement(machine: Machine, reader: Machine) -> None:
