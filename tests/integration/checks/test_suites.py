@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pgbake.recipes.recipe import SHIPPED
 from tests.projects import TestProject
 
 pytestmark = pytest.mark.integration
@@ -130,10 +131,9 @@ def test_a_fault_in_an_extensions_suite_is_caught(project: TestProject) -> None:
     assert {outcome for outcome, _ in run(project, "regress/numeral")["regress/numeral"].values()} == {"passed"}
     recipes = project.directory / "recipes"
     recipes.mkdir()
-    (recipes / "numeral.toml").write_text(
-        'name = "numeral"\nbuilder = "pgxs"\nsource = { debian = "postgresql-numeral", suite = "bookworm" }\n'
-        """suite = { prepare = "sed -i 's/(1 row)/(2 rows)/' expected/roman.out" }\n"""
-    )
+    shipped = (SHIPPED / "recipes/numeral.toml").read_text()
+    planted = """\n[suite]\nprepare = "sed -i 's/(1 row)/(2 rows)/' expected/roman.out"\n"""
+    (recipes / "numeral.toml").write_text(shipped + planted)
     found = run(project, "regress/numeral")["regress/numeral"]
     assert [name for name, (outcome, _) in found.items() if outcome == "failed"] == ["roman"]
 

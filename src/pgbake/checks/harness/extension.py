@@ -29,9 +29,9 @@ def check(session: Session, isolation: bool) -> None:
         if not any((directory / name).is_file() for name in ("Makefile", "makefile", "GNUmakefile")):
             raise Skipped(_NONE)
         server = suites.server("main", spec["own"], spec["preload"])
+        _prepare(spec["prepare"], directory)
         if spec["before"]:
             server.sql(spec["before"])
-        _prepare(spec["prepare"], directory)
         teller = suites.teller()
         try:
             run_suite(["make", *words, "installcheck"], directory, suites.environment(server), teller)

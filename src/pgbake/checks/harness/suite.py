@@ -2,7 +2,8 @@
 
 The build's script has unpacked the source below ``/build/source``. PGXS needs a tree with the bundle's programs and
 PostgreSQL's headers: links, but for ``pg_config``, which finds everything relative to where it lies itself, and for
-the directories of PGXS, since makefiles name ``..`` of them.
+the directories of PGXS, since makefiles name ``..`` of them, and those into which some suites install anew what the
+bundle has; the server does not look there.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Suites:
         self.bin = _TREE / f"lib/postgresql/{major}/bin"
         self.pgxs = _TREE / f"lib/postgresql/{major}/lib/pgxs"
         program = self.bin / "pg_config"
-        real = [path.relative_to(_TREE) for path in (self.bin, self.pgxs)]
+        real = [Path(f"lib/postgresql/{major}"), Path("share")]
         link([session.bundle, Path(variables["dev"]) / "usr"], _TREE, real)
         program.unlink()
         shutil.copy(session.bundle / program.relative_to(_TREE), program)
