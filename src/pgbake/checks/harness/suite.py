@@ -26,8 +26,8 @@ SOURCE = Path("/build/source")
 _TREE = Path("/build/postgresql/usr")
 #: A server that finds itself: suites connect back to it by libpq's default directory, which is the sandbox's own.
 _SOCKETS = "/tmp"
-#: What pg_regress sets where it starts a server itself.
-_SETTINGS = {"max_prepared_transactions": "2"}
+#: What pg_regress sets where it starts a server itself; and a default that a suite shows.
+_SETTINGS = {"max_prepared_transactions": "2", "log_line_prefix": "%m [%p] "}
 
 
 class Suites:
