@@ -12,6 +12,7 @@ passed is in the store, or in a cache, and is not run again; what has failed has
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 from pgbake.bundle.collations import moved_query
 from pgbake.bundle.merge import Bundle, lower_bundle
+from pgbake.checks.suites import Place, SuiteLowerer
 from pgbake.checks.uses import Uses
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
@@ -89,11 +91,11 @@ def lower_checks(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: S
     :raises ManifestError: a file of the tests cannot be read.
     """
     bundle = lower_bundle(manifest, catalogue, lock, system)
-    lowerer = _Lowerer(manifest, catalogue, lock, system, bundle, tests)
+    lowerer = Lowerer(manifest, catalogue, lock, system, bundle, tests)
     return Checks(bundle, tuple(sorted(lowerer.all(), key=lambda check: check.name)))
 
 
-class _Lowerer:
+class Lowerer:
     """Makes the derivations of a bundle's checks."""
 
     def __init__(
@@ -113,6 +115,7 @@ class _Lowerer:
         yield from self.durability()
         yield from self.replica()
         yield from self.locale()
+        yield from SuiteLowerer(self).all()
 
     def check(
         self,
@@ -125,6 +128,7 @@ class _Lowerer:
         limit: float = _LIMIT,
         optional: bool = False,
         small: bool = False,
+        place: Place | None = None,
     ) -> Check:
         """Lower one check.
 
@@ -133,27 +137,40 @@ class _Lowerer:
         :param limit: seconds that it may take.
         :param small: whether its servers' data directories may lie in memory: a hundred megabytes at most.
         """
-        stack = "merge"
-        harness = {module: (_HARNESS / f"{module}.py").read_text("utf-8") for module in (*_COMMON, kind, *modules)}
-        text = self.bundle.graph.add_input(text_input(f"harness-{kind}.json", _json(harness)))
         settings = self.manifest.server_settings
-        derivation = self.bundle.graph.add(
-            store_name(f"check-{kind}-{name}"),
-            self.lowering.system,
-            self.lowering.root(stack, self.lowering.catalogue.debian.stack(stack)),
-            _SCRIPT,
+        place = place or Place()
+        with_bundle = dataclasses.replace(
+            place,
             env={
-                "pname": f"check {kind}/{name}",
+                **place.env,
                 "bundle": str(self.bundle.path),
-                "harness": str(text),
                 "spec": _json(
                     {"kind": kind, "name": name, "limit": limit, "settings": settings, "small": small, **spec}
                 ).decode(),
             },
-            sources=[text],
-            needs={self.bundle.derivation.path: ("out",)},
+            needs={**place.needs, self.bundle.derivation.path: ("out",)},
         )
-        return Check(f"{kind}/{name}", derivation, about, optional)
+        made = self.apart(kind, name, (*_COMMON, *modules), place.before + _SCRIPT, with_bundle)
+        return dataclasses.replace(made, about=about, optional=optional)
+
+    def apart(self, kind: str, name: str, modules: Sequence[str], script: str, place: Place) -> Check:
+        """Lower one check that nobody asks for by itself, and that looks at no bundle unless its place names one.
+
+        :param modules: of the harness, beside that of the kind.
+        """
+        stack = "merge"
+        harness = {module: (_HARNESS / f"{module}.py").read_text("utf-8") for module in (*modules, kind)}
+        text = self.bundle.graph.add_input(text_input(f"harness-{kind}.json", _json(harness)))
+        derivation = self.bundle.graph.add(
+            store_name(f"check-{kind}-{name}"),
+            self.lowering.system,
+            place.root or self.lowering.root(stack, self.lowering.catalogue.debian.stack(stack)),
+            script,
+            env={**place.env, "pname": f"check {kind}/{name}", "harness": str(text)},
+            sources=[text, *place.sources],
+            needs=place.needs,
+        )
+        return Check(f"{kind}/{name}", derivation, optional=True)
 
     # --- the kinds ---------------------------------------------------------------------------------
 

@@ -114,7 +114,9 @@ directories="pkglibdir=$lib/lib pkgincludedir=/usr/include/postgresql/$major"
 phase build
 make $directories world-bin
 
-phase install
+"""
+
+_POSTGRESQL_INSTALL = r"""phase install
 # One at a time: some of PostgreSQL's install rules make the same directory at once.
 command make -s -j1 $directories DESTDIR=/build/image install-world-bin
 # From 17 on, tarballs hold no documents that are made.
@@ -340,7 +342,7 @@ def build_script(recipe: Recipe) -> str:
     """Return the script of a recipe's derivation; it reads the variables of :func:`build_environment`."""
     assert recipe.builder is not None
     if recipe.builder == "postgresql":
-        steps = _POSTGRESQL
+        steps = _POSTGRESQL + _POSTGRESQL_INSTALL
     elif recipe.builder == "cargo":
         steps = _CARGO_TOOL
     else:
@@ -348,6 +350,17 @@ def build_script(recipe: Recipe) -> str:
         steps = _EXTENSION + flags + _BUILDERS[recipe.builder] + _INSTALLED
     split = [f"take ${output} {' '.join(globs)}\n" for output, globs in recipe.outputs.items()]
     return "".join((_PRELUDE, steps, *split, 'mkdir -p "$out"\nmv * "$out/"\nfinish\n'))
+
+
+def unpacking() -> str:
+    """Return shell lines that unpack a recipe's source as its build does; they read the build's variables."""
+    return _PRELUDE + "unpack\n"
+
+
+def build_only(recipe: Recipe) -> str:
+    """Return the first part of PostgreSQL's script: its source is built, and nothing installed."""
+    assert recipe.builder == "postgresql"
+    return _PRELUDE + _POSTGRESQL
 
 
 def build_environment(recipe: Recipe, major: int, version: str) -> dict[str, str]:

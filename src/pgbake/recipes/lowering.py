@@ -162,7 +162,7 @@ class Lowering:
         if pin is None:
             raise out_of_date(f"it does not pin the source of {choice.key}")
         version = pin.version
-        source = self.graph.add_input(_source_input(choice.key, pin))
+        source = self.graph.add_input(source_input(choice.key, pin))
         crates = [self.graph.add_input(_crate_input(crate)) for crate in pin.crates if recipe.builder in CARGO]
         env = build_environment(recipe, self.major, version) | {"src": str(source), "pname": choice.key}
         needs: dict[StorePath, Sequence[str]] = {}
@@ -242,7 +242,8 @@ def text_input(name: str, content: bytes) -> Input:
     return Input("text", name, path, {}, content=content)
 
 
-def _source_input(key: str, pin: SourcePin) -> Input:
+def source_input(key: str, pin: SourcePin) -> Input:
+    """Return the input that is the source of a package."""
     if pin.tree:
         return Input(
             "source", key, source_path(store_name(pin.filename), tree := bytes.fromhex(pin.tree)), {key: pin}, tree

@@ -108,6 +108,27 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prepare: str = ""
 
 
+class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the upstream suite of a package wants, where a plain ``make installcheck`` against a bundle is not enough.
+
+    :param directory: below that of the builder: where ``make installcheck`` is performed.
+    :param make: words for make's command line, beside the builder's.
+    :param preload: in place of all that the bundle preloads.
+    :param settings: of the server.
+    :param prepare: shell lines that are performed there before.
+    :param before: SQL that a superuser performs in the database postgres before.
+    :param isolation: whether it has specifications for pg_isolation_regress.
+    """
+
+    directory: str = ""
+    make: tuple[str, ...] = ()
+    preload: tuple[str, ...] | None = None
+    settings: dict[str, str] = {}
+    prepare: str = ""
+    before: str = ""
+    isolation: bool = False
+
+
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One package's recipe; the module's docstring explains the fields."""
 
@@ -139,6 +160,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, str] = {}
     #: Names of other extensions that cannot be in a bundle with this one, each with the reason.
     conflicts: dict[str, str] = {}
+    #: What its own suite wants, in ``[suite]``.
+    suite: Suite | None = None
     #: Outputs beside ``out``, each with the globs (below the installed tree) of the files that it takes.
     outputs: dict[str, tuple[str, ...]] = {}
     #: Extensions inside this package that are chosen by their own name, such as contrib's.

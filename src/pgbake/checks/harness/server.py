@@ -21,7 +21,8 @@ SUPERUSER = "postgres"
 #: Seconds to wait for a server that starts or stops, where the specification has no ``patience``.
 PATIENCE = 60
 _SHOWN = 40  # lines of a log
-_CRASH = re.compile(r"was terminated by signal|PANIC:|TRAP: ")
+#: Scripts that extensions start may be ended by signals, too; of those the server says no number.
+_CRASH = re.compile(r"\(PID \d+\) was terminated by signal|PANIC:|TRAP: ")
 #: What clients say when the server has left them, or is not there.
 _LOST = re.compile("server closed the connection|connection to server .* failed|because of crash|in recovery mode")
 #: A check's own, below those of the bundle and of the manifest. Uses start workers of their own beside those preloaded.

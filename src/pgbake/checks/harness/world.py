@@ -1,0 +1,46 @@
+"""PostgreSQL's ``make check-world`` in a build of its own; no bundle is looked at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pgbake.checks.harness.pgregress import Known, Teller, read_suite, run
+from pgbake.checks.harness.report import Overdue, Report
+
+
+def main() -> int:
+    """Build and test, as the variable ``world`` says; return the exit status."""
+    report, variables = Report(), os.environ
+    teller = Teller(report, Path("/build/source"), Known({}))
+    limit = float(variables["limit"])
+
+    def overdue(_signal: int, _frame: object) -> None:
+        raise Overdue(f"it took longer than its limit of {limit:g} s")
+
+    def take(line: str) -> None:
+        where = read_suite(line)
+        if where is not None:
+            teller.prefix = f"{where}/"
+        teller.line(line)
+
+    signal.signal(signal.SIGALRM, overdue)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        status, said = run(["bash", "-eu", "-o", "pipefail", "-c", variables["world"]], Path("/build"), variables, take)
+        if status != 0 and not report.failed:
+            report.stop(f"it ended with status {status}, and no test has failed", said)
+        elif teller.count == 0:
+            report.stop("it ran no test", said)
+    except Overdue as late:
+        report.stop(str(late), "")
+    if report.failed:
+        return 1
+    report.write(Path(variables["out"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

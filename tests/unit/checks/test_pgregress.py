@@ -1,0 +1,112 @@
+"""What pg_regress prints, in both styles, and lists of known failures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgbake.checks.harness import diff
+from pgbake.checks.harness.pgregress import Known, Ran, Teller, read_diffs, read_line, read_suite, run_suite
+from pgbake.checks.harness.report import Failure, Report
+
+
+@pytest.mark.parametrize(
+    ("line", "ran"),
+    [
+        ("test init                         ... ok           22 ms", Ran("init", True, 0.022)),
+        ("test init                         ... FAILED       22 ms", Ran("init", False, 0.022)),
+        ("     boolean                      ... ok          119 ms", Ran("boolean", True, 0.119)),
+        ("test random      ... failed (ignored)       55 ms", Ran("random", True, 0.055)),
+        (
+            "test psql   ... FAILED (test process exited with exit code 2)       19 ms",
+            Ran("psql", False, 0.019, "(test process exited with exit code 2)"),
+        ),
+        ("ok 1         - test_setup                               1251 ms", Ran("test_setup", True, 1.251)),
+        ("ok 12        + char                                       52 ms", Ran("char", True, 0.052)),
+        ("not ok 3     - gist                                       52 ms", Ran("gist", False, 0.052)),
+        ("# parallel group (2 tests):  char boolean", None),
+        ("parallel group (2 tests):  char boolean", None),
+        ("1..3", None),
+        ("============== running regression test queries        ==============", None),
+        ("gcc -O2 -o test ... ok", None),
+    ],
+)
+def test_lines_of_all_majors_are_read(line: str, ran: Ran | None) -> None:
+    assert read_line(line) == ran
+
+
+def test_the_suite_of_a_directory_is_recognised() -> None:
+    assert read_suite("+++ regress install-check in contrib/cube +++") == "contrib/cube"
+    assert read_suite("# +++ isolation check in src/test/isolation +++") == "src/test/isolation"
+    assert read_suite("ok 1 - cube 5 ms") is None
+
+
+def test_differences_are_told_apart_by_test() -> None:
+    text = "diff -U3 /e/a.out /r/a.out\n-1\n+2\ndiff -U3 /e/b_1.out /r/b.out\n-3\n+4\n"
+    assert read_diffs(text) == {
+        "a": "diff -U3 /e/a.out /r/a.out\n-1\n+2",
+        "b": "diff -U3 /e/b_1.out /r/b.out\n-3\n+4",
+    }
+
+
+def _tell(tmp_path: Path, known: dict[str, str], *tests: Ran) -> Report:
+    report = Report()
+    teller = Teller(report, tmp_path, Known(known), "m/")
+    for test in tests:
+        teller.test(test)
+    teller.known.tell(report)
+    return report
+
+
+def test_a_known_failure_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    report = _tell(tmp_path, {"m/a": "no network"}, Ran("a", False), Ran("b", True))
+    assert [(result.name, result.outcome) for result in report.results] == [("m/a", "skipped"), ("m/b", "passed")]
+    assert "no network" in report.results[0].reason
+    assert not report.failed
+
+
+def test_a_known_failure_that_passes_fails(tmp_path: Path) -> None:
+    report = _tell(tmp_path, {"m/a": "no network"}, Ran("a", True))
+    assert report.failed
+    assert "listed as known" in report.results[-1].reason
+
+
+def test_a_glob_is_out_of_date_only_when_all_of_it_passes(tmp_path: Path) -> None:
+    assert not _tell(tmp_path, {"m/*": "no network"}, Ran("a", True), Ran("b", False)).failed
+
+
+def test_a_failure_has_its_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "regression.diffs").write_text("diff -U3 /e/a.out /r/a.out\n-1\n+2\n")
+    assert _tell(tmp_path, {}, Ran("a", False)).failed
+    assert "    +2" in capsys.readouterr().out
+
+
+def test_a_suite_that_fails_without_a_failed_test_is_a_failure(tmp_path: Path) -> None:
+    teller = Teller(Report(), tmp_path, Known({}))
+    script = "print('ok 1 - a 3 ms'); print('no such file'); raise SystemExit(2)"
+    with pytest.raises(Failure, match="status 2, and no test has failed") as caught:
+        run_suite([sys.executable, "-c", script], tmp_path, {}, teller)
+    assert "no such file" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("a\nb\n", "a\nb\n"), ("a\nb\n", "a\nc\n"), ("a\n", "a"), ("", "a\n"), ("a\n\n", "a\n")]
+)
+def test_diff_is_that_of_diffutils(
+    tmp_path: Path, old: str, new: str, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    files = [tmp_path / "old", tmp_path / "new"]
+    for file, text in zip(files, (old, new), strict=True):
+        file.write_text(text)
+    status = diff.main(["-U3", *map(str, files)])
+    theirs = subprocess.run(["diff", "-U3", *files], capture_output=True, check=False)
+    assert status == theirs.returncode
+    ours = capsysbinary.readouterr().out
+    assert ours.splitlines()[2:] == theirs.stdout.splitlines()[2:]  # the first two have times
+
+
+def test_diff_of_a_missing_file(tmp_path: Path) -> None:
+    assert diff.main([str(tmp_path / "none"), str(tmp_path / "none")]) == 2
