@@ -27,7 +27,7 @@ from pgbake.build.provide import Provider
 from pgbake.build.realise import realise
 from pgbake.bundle.collations import moved_query
 from pgbake.bundle.merge import lower_bundle
-from pgbake.checks.check import _Lowerer
+from pgbake.checks.check import Lowerer
 from pgbake.checks.results import Outcome, failed_outcome, passed_outcome
 from pgbake.errors import BuildError
 from pgbake.events import silent
@@ -66,7 +66,7 @@ class Planted:
         (self.harness / "fault.py").write_text(_MODULE + textwrap.indent(textwrap.dedent(body), "    "))
         project, system = self.example.project, host_system()
         bundle = lower_bundle(project.manifest, project.catalogue, project.lock, system)
-        lowerer = _Lowerer(project.manifest, project.catalogue, project.lock, system, bundle, Path("tests"))
+        lowerer = Lowerer(project.manifest, project.catalogue, project.lock, system, bundle, Path("tests"))
         # A name of its own makes each run another one, and its servers' processes known.
         cluster = f"planted-{time.time_ns()}"
         settings = {"cluster_name": cluster}

@@ -18,7 +18,7 @@ def main() -> int:
     limit = float(variables["limit"])
 
     def overdue(_signal: int, _frame: object) -> None:
-        raise Overdue(f"it took longer than its limit of {limit:g} s")
+        raise Overdue(f"it took longer than its limit of {limit:g} s", "")
 
     def take(line: str) -> None:
         where = read_suite(line)
@@ -35,7 +35,7 @@ def main() -> int:
         elif teller.count == 0:
             report.stop("it ran no test", said)
     except Overdue as late:
-        report.stop(str(late), "")
+        report.stop(late.message, late.detail)
     if report.failed:
         return 1
     report.write(Path(variables["out"]))
