@@ -7,18 +7,21 @@ passed is in the store, or in a cache, and is not run again; what has failed has
     tests/tap/NAME.sql                              scripts of pgTAP
     tests/isolation/NAME.spec  tests/expected/NAME.out   for pg_isolation_regress
     tests/interface/15.txt                          the SQL interface of all extensions, as reviewed
+    tests/known.toml                                what checks find and is known to be so, see `pgbake.checks.known`
     tests/uses/NAME.sql                             a use of an extension, see `pgbake.checks.harness.smoke`
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgbake.bundle.merge import Bundle, lower_bundle
+from pgbake.checks.harness.smoke import header
+from pgbake.checks.known import Known
 from pgbake.checks.uses import Uses
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
@@ -32,11 +35,13 @@ from pgbake.recipes.recipe import Catalogue
 _HARNESS = Path(__file__).parent / "harness"
 #: What every check runs.
 _COMMON = ("main", "report", "server")
+_PACKAGE = Path(__file__).parent.parent
 _SCRIPT = """
-mkdir -p pgbake/checks/harness
-python3 -I -c 'import json, sys
+python3 -I -c 'import json, pathlib, sys
 for name, text in json.load(open(sys.argv[1], encoding="utf-8")).items():
-    open(f"pgbake/checks/harness/{name}.py", "w", encoding="utf-8").write(text)' "$harness"
+    file = pathlib.Path(f"pgbake/{name}.py")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")' "$harness"
 exec python3 -B -m pgbake.checks.harness.main
 """
 #: Seconds that a check may take, whatever its kind says.
@@ -105,10 +110,14 @@ class _Lowerer:
         self.lowering = Lowering(catalogue, lock, system, manifest.postgresql, self.chosen)
         self.lowering.graph = bundle.graph
         self.uses = Uses(manifest.postgresql, tests / "uses")
+        self.known = Known(manifest.postgresql, tests / "known.toml")
 
     def all(self) -> Iterator[Check]:
         """Yield the checks of all kinds."""
         yield from self.smoke()
+        yield self.interface()
+        yield from self.update()
+        yield from self.static()
 
     def check(
         self,
@@ -118,6 +127,7 @@ class _Lowerer:
         *,
         about: str | None = None,
         modules: Sequence[str] = (),
+        others: Sequence[str] = (),
         limit: float = _LIMIT,
         optional: bool = False,
     ) -> Check:
@@ -125,11 +135,15 @@ class _Lowerer:
 
         :param spec: what the module of its kind reads, in JSON's types.
         :param modules: of the harness, beside those that all have and that of the kind.
+        :param others: further modules of pgbake's, which import no others, as in ``bundle/merge_program``.
         :param limit: seconds that it may take.
         """
         stack = "merge"
-        harness = {module: (_HARNESS / f"{module}.py").read_text("utf-8") for module in (*_COMMON, kind, *modules)}
-        text = self.bundle.graph.add_input(text_input(f"harness-{kind}.json", _json(harness)))
+        harness = {f"checks/harness/{name}": (_HARNESS / f"{name}.py") for name in (*_COMMON, kind, *modules)}
+        harness |= {name: _PACKAGE / f"{name}.py" for name in others}
+        text = self.bundle.graph.add_input(
+            text_input(f"harness-{kind}.json", _json({name: file.read_text("utf-8") for name, file in harness.items()}))
+        )
         settings = self.manifest.server_settings
         derivation = self.bundle.graph.add(
             store_name(f"check-{kind}-{name}"),
@@ -156,6 +170,49 @@ class _Lowerer:
             spec: dict[str, Any] = {"package": package, "extensions": extensions, "use": self.uses.script(name)}
             yield self.check("smoke", name, spec | {"known": known.get(name)}, about=name)
         yield self.check("smoke", "all", {"all": True, "apart": dict(self.uses.apart)})
+
+    def interface(self) -> Check:
+        """Return the check of the SQL interface of all extensions."""
+        file = self.tests / f"interface/{self.manifest.postgresql}.txt"
+        databases, created = {}, {}
+        for name, _, package in self.packages():
+            use = self.uses.script(name) or ""
+            if database := header(use, "database"):
+                databases[package] = database
+            if (listed := header(use, "create")) is not None:
+                created[package] = [word.strip() for word in listed.split(",") if word.strip()]
+        spec = {
+            "reviewed": file.read_text("utf-8") if file.is_file() else None,
+            "databases": databases,
+            "created": created,
+        }
+        return self.check("interface", "all", spec)
+
+    def update(self) -> Iterator[Check]:
+        """Yield a check for each package of extensions, and one for contrib's."""
+        modules = ("interface", "smoke")
+        known = self.known.of("update")
+        for name, _, package in self.packages():
+            if package != "postgresql":
+                spec: dict[str, Any] = {"package": package, "uses": self._scripts([name]), "exceptions": known}
+                yield self.check("update", name, spec, about=name, modules=modules)
+        contrib = self.lowering.catalogue.postgresql.provides
+        spec = {"package": None, "uses": self._scripts(contrib), "exceptions": known}
+        yield self.check("update", "contrib", spec, modules=modules)
+
+    def _scripts(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the uses of those that have one."""
+        return {name: script for name in names if (script := self.uses.script(name)) is not None}
+
+    def static(self) -> Iterator[Check]:
+        """Yield the checks that start no server: of what the bundle consists of."""
+        reader = "bundle/merge_program"
+        spec: dict[str, Any] = {"loader": self.lowering.system.loader, "known": self.known.reasons("closure")}
+        yield self.check("closure", "bundle", spec, others=(reader,))
+        spec = {"budget": self.manifest.closure_budget}
+        yield self.check("size", "bundle", spec, modules=("closure",), others=(reader,))
+        spec = {"forbid": self.manifest.licences.forbid, "known": self.known.reasons("licence")}
+        yield self.check("licence", "bundle", spec, others=("inputs/licences",))
 
     def packages(self) -> Iterator[tuple[str, list[str], str]]:
         """Yield what the manifest names: the name, SQL's names where they are known, and the receipt's package."""

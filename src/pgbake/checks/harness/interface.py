@@ -23,16 +23,16 @@ EMPTY = "empty"
 #: Lines of a difference that are told; more of them are read in the file that is offered.
 _SHOWN = 400
 _HEAD = """\
-# The SQL interface of the bundle's extensions, for PostgreSQL {major}. `pgbake check interface` compares; a change that is
-# meant is written by `pgbake check --accept interface`, and reviewed as the difference of this file.
+# The SQL interface of the bundle's extensions, for PostgreSQL {major}. `pgbake check interface` compares; a change that
+# is meant is written by `pgbake check --accept interface`, and reviewed as the difference of this file.
 """
 
 
 def check(session: Session) -> None:
-    """Perform the check. The specification holds ``reviewed``, and what uses say of packages: ``databases``, ``created``."""
+    """Perform the check. The specification holds ``reviewed``, and of packages ``databases`` and ``created``."""
     report, spec = session.report, session.spec
     server = session.server()
-    server.create_database(EMPTY)
+    server.create_database(EMPTY, "template0")  # workers that go through all databases are in no way of it
     sections = []
     for extension in sorted(session.receipt["extensions"], key=lambda extension: str(extension["name"])):
         name, package = extension["name"], extension["package"]
@@ -84,14 +84,18 @@ def difference(before: str, after: str, file: str) -> tuple[str, str]:
     old, new = _by_extension(before), _by_extension(after)
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     lines = list(
-        difflib.unified_diff(before.splitlines(), after.splitlines(), f"{file} as reviewed", f"{file} as it is now", lineterm="", n=1)
+        difflib.unified_diff(
+            before.splitlines(), after.splitlines(), f"{file} as reviewed", f"{file} as it is now", lineterm="", n=1
+        )
     )
     more = [line for line in lines[2:] if line.startswith("+")]
     fewer = [line for line in lines[2:] if line.startswith("-")]
     who = ", ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
     if len(lines) > _SHOWN:
         lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} lines more"]
-    message = f"the interface is another than was reviewed ({who or 'the head'}): {len(more)} lines more, {len(fewer)} fewer"
+    message = (
+        f"the interface is another than was reviewed ({who or 'the head'}): {len(more)} lines more, {len(fewer)} fewer"
+    )
     return f"{message}; if that is meant: pgbake check --accept interface", "\n".join(lines)
 
 
@@ -107,7 +111,7 @@ def _by_extension(text: str) -> dict[str, list[str]]:
 
 
 def describe(server: Server, database: str, extension: str, before: str = "", after: str = "") -> list[str]:
-    """Return what an extension of a database consists of: first its version, then its control file's words, then objects.
+    """Return what an extension of a database consists of: its version, its control file's words, its objects.
 
     :param before: SQL to perform first.
     :param after: and last.
@@ -206,7 +210,8 @@ WITH member AS (
       WHEN 'c' THEN ' ' || columns.list
       WHEN 'e' THEN ': one of ' || (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)
                                      FROM pg_enum e WHERE e.enumtypid = t.oid)
-      WHEN 'd' THEN ': ' || format_type(t.typbasetype, t.typtypmod) || CASE WHEN t.typnotnull THEN ' not null' ELSE '' END
+      WHEN 'd' THEN ': ' || format_type(t.typbasetype, t.typtypmod)
+        || CASE WHEN t.typnotnull THEN ' not null' ELSE '' END
         || coalesce(' default ' || t.typdefault, '')
         || coalesce((SELECT string_agg(' ' || pg_get_constraintdef(o.oid), '' ORDER BY o.conname)
                        FROM pg_constraint o WHERE o.contypid = t.oid AND o.contype <> 'n'), '')
@@ -224,6 +229,8 @@ WITH member AS (
       WHEN 'p' THEN ': pseudo-type' END)
     FROM member m JOIN pg_type t ON m.classid = 'pg_type'::regclass AND t.oid = m.objid
     LEFT JOIN columns ON columns.attrelid = nullif(t.typrelid, 0)
+   WHERE NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
+     AND NOT EXISTS (SELECT FROM pg_class c WHERE c.reltype = t.oid AND c.relkind <> 'c')
   UNION ALL
   SELECT concat('operator ', m.identity, ' returns ', format_type(o.oprresult, NULL), '; ', concat_ws(', ',
       'function ' || o.oprcode::oid::regprocedure,
@@ -236,7 +243,8 @@ WITH member AS (
     FROM member m JOIN pg_operator o ON m.classid = 'pg_operator'::regclass AND o.oid = m.objid
   UNION ALL
   SELECT concat('cast ', m.identity, ': ',
-      CASE c.castmethod WHEN 'f' THEN 'function ' || c.castfunc::regprocedure WHEN 'i' THEN 'by text' ELSE 'as it is' END,
+      CASE c.castmethod WHEN 'f' THEN 'function ' || c.castfunc::regprocedure WHEN 'i' THEN 'by text'
+        ELSE 'as it is' END,
       CASE c.castcontext WHEN 'i' THEN ', implicit' WHEN 'a' THEN ', in assignments' ELSE ', explicit' END)
     FROM member m JOIN pg_cast c ON m.classid = 'pg_cast'::regclass AND c.oid = m.objid
   UNION ALL
@@ -250,11 +258,13 @@ WITH member AS (
     FROM member m WHERE m.classid = 'pg_opfamily'::regclass
   UNION ALL
   SELECT concat('operator family ', m.identity, ': operator ', a.amopstrategy, ' ', a.amopopr::regoperator,
-      ' for order by ' || (SELECT i.identity FROM pg_identify_object('pg_opfamily'::regclass, nullif(a.amopsortfamily, 0), 0) i))
+      ' for order by ' || (SELECT i.identity
+                             FROM pg_identify_object('pg_opfamily'::regclass, nullif(a.amopsortfamily, 0), 0) i))
     FROM member m JOIN pg_amop a ON m.classid = 'pg_opfamily'::regclass AND a.amopfamily = m.objid
   UNION ALL
-  SELECT concat('operator family ', m.identity, ': function ', a.amprocnum, ' (', format_type(a.amproclefttype, NULL), ', ',
-      format_type(a.amprocrighttype, NULL), ') ', a.amproc::oid::regprocedure)
+  SELECT concat('operator family ', m.identity, ': function ', a.amprocnum,
+      ' (', format_type(a.amproclefttype, NULL), ', ', format_type(a.amprocrighttype, NULL), ') ',
+      a.amproc::oid::regprocedure)
     FROM member m JOIN pg_amproc a ON m.classid = 'pg_opfamily'::regclass AND a.amprocfamily = m.objid
   UNION ALL
   SELECT concat('access method ', m.identity, ': ', CASE a.amtype WHEN 'i' THEN 'indexes' ELSE 'tables' END,
@@ -274,8 +284,10 @@ WITH member AS (
       ', enabled ', t.evtenabled::text)
     FROM member m JOIN pg_event_trigger t ON m.classid = 'pg_event_trigger'::regclass AND t.oid = m.objid
   UNION ALL
-  SELECT concat('dumped: the data of ', d.relation::regclass, ' ' || nullif(d.condition, ''))
-    FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS d(relation, condition) WHERE e.extname = :'extension'
+  SELECT concat('dumped: the data of ', coalesce(c.oid::regclass::text, 'what is not there'),
+      ' ' || nullif(d.condition, ''))
+    FROM pg_extension e, unnest(e.extconfig, e.extcondition) AS d(relation, condition)
+    LEFT JOIN pg_class c ON c.oid = d.relation WHERE e.extname = :'extension'
   UNION ALL
   SELECT concat(m.type, ' ', m.identity)
     FROM member m

@@ -1,10 +1,10 @@
 """Every older version of an extension that the bundle can install is updated to the newest one, with data.
 
-For each version that has a script of its own, ``NAME--VERSION.sql``: it is created; the extension's use is performed, as
-far as the old version can, and leaves tables; ``ALTER EXTENSION UPDATE`` follows. Then the rows of all tables must be
-what they were, and the extension must consist of the objects of a fresh installation (`interface.describe`).
+For each version that has a script of its own, ``NAME--VERSION.sql``: it is created; the extension's use is performed,
+as far as the old version can, and leaves tables; ``ALTER EXTENSION UPDATE`` follows. Then the rows of all tables must
+be what they were, and the extension must consist of the objects of a fresh installation (`interface.describe`).
 
-What cannot be so is declared, with the stage at which it fails: ``create``, ``path``, ``update``, ``rows``, ``objects``.
+What cannot be so is declared, with the stage that fails: ``create``, ``path``, ``update``, ``rows``, ``objects``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pgbake.checks.harness.smoke import header
 #: Packages of the receipt that hold contrib's extensions.
 _CONTRIB = ("postgresql", "plperl", "plpython3u", "pltcl")
 #: Seconds that a use may take with an old version; what it has done by then counts.
-_LIMIT = 60
+_LIMIT = 30
 _QUIET = "SET client_min_messages = error;\n"
 _ROWS = r"""
-SELECT format($$SELECT %L || ' ' || count(*) || ' rows ' || coalesce(md5(string_agg(row, E'\n' ORDER BY row COLLATE "C")), '')
+SELECT format($$SELECT concat_ws(' ', %L, md5(string_agg(row, E'\n' ORDER BY row COLLATE "C")), count(*))
   FROM (SELECT t::text AS row FROM %s t) AS rows$$, name, name)
   FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -41,13 +41,13 @@ def check(session: Session) -> None:
     """Perform the check of the package that the specification names, or of contrib where it names none."""
     spec = session.spec
     packages = [spec["package"]] if spec["package"] else list(_CONTRIB)
-    extensions = [extension for package in packages for extension in session.package(package)]
+    extensions = [extension for package in packages for extension in session.package(package) if extension["version"]]
     waiting = [(extension, old) for extension in extensions for old in older(session, extension)]
     if not waiting:
         session.report.add("updates", "skipped", "only one version")
         return
     server = session.server()
-    server.create_database(EMPTY)
+    server.create_database(EMPTY, "template0")  # workers that go through all databases are in no way of it
     updates = _Updates(session, server)
     for extension, old in waiting:
         with session.report.test(f"{extension['name']} {old} to {extension['version']}"):
@@ -63,8 +63,11 @@ def older(session: Session, extension: dict[str, Any]) -> list[str]:
     directory = share / (named[1] if named else "extension")
     prefix = f"{extension['name']}--"
     found = {file.name[len(prefix) : -len(".sql")] for file in directory.glob(f"{prefix}*.sql")}
-    versions = {version for version in found if "--" not in version} - {extension["version"]}
-    return sorted(versions, key=lambda version: [int(part) if part.isdigit() else 0 for part in re.split(r"\W", version)])
+    # From "unpackaged" nobody can be updated: it names objects of a time before there were extensions.
+    versions = {version for version in found if "--" not in version} - {extension["version"], "unpackaged"}
+    return sorted(
+        versions, key=lambda version: [int(part) if part.isdigit() else 0 for part in re.split(r"\W", version)]
+    )
 
 
 class _Updates:
@@ -85,13 +88,13 @@ class _Updates:
         :raises Failure: it cannot be done, or has changed what it should not.
         :raises Skipped: so it is declared.
         """
-        name, new, server = extension["name"], extension["version"], self.server
+        name, server = extension["name"], self.server
         use: str = self.session.spec["uses"].get(name) or self.session.spec["uses"].get(extension["package"]) or ""
         only = header(use, "database")
         if name not in self.fresh:
             self.fresh[name] = fresh(server, name, only)
         self._count += 1
-        database = only or server.create_database(f"update{self._count}")
+        database = only or server.create_database(f"update{self._count}", "template0")
         with self._stage("create", name, old):
             server.sql(f"{_QUIET}CREATE EXTENSION \"{name}\" VERSION '{old}' CASCADE", database)
         try:
@@ -130,8 +133,10 @@ class _Updates:
             if objects != self.fresh[name]:
                 detail = _difference(self.fresh[name], objects, f"created as {new}", f"updated from {old}")
                 count = sum(line[:1] in "+-" for line in detail.splitlines()[2:])
-                raise Failure(f"its objects are others than those of a fresh installation: {count} lines differ", detail)
-        rows = sum(int(line.split(" rows ")[0].rpartition(" ")[2]) for line in before)
+                raise Failure(
+                    f"its objects are others than those of a fresh installation: {count} lines differ", detail
+                )
+        rows = sum(int(line.rpartition(" ")[2]) for line in before)
         self.told.append(f"{name} {old} to {new}: {rows} rows in {len(before)} tables")
 
     def _use(self, extension: dict[str, Any], database: str, use: str) -> None:
@@ -171,7 +176,9 @@ class _Updates:
             (
                 known["reason"]
                 for known in self.session.spec["exceptions"]
-                if known["name"] == name and known["stage"] == stage and (not known["versions"] or old in known["versions"])
+                if known["name"] == name
+                and known["stage"] == stage
+                and (not known["versions"] or old in known["versions"])
             ),
             None,
         )
