@@ -39,7 +39,7 @@ _PACKAGE = Path(__file__).parent.parent
 _SCRIPT = """
 python3 -I -c 'import json, pathlib, sys
 for name, text in json.load(open(sys.argv[1], encoding="utf-8")).items():
-    file = pathlib.Path(f"pgbake/{name}.py")
+    file = pathlib.Path("pgbake", "" if "/" in name else "checks/harness", f"{name}.py")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, "utf-8")' "$harness"
 exec python3 -B -m pgbake.checks.harness.main
@@ -128,6 +128,7 @@ class _Lowerer:
         about: str | None = None,
         modules: Sequence[str] = (),
         others: Sequence[str] = (),
+        files: Mapping[str, bytes | None] | None = None,
         limit: float = _LIMIT,
         optional: bool = False,
     ) -> Check:
@@ -136,14 +137,21 @@ class _Lowerer:
         :param spec: what the module of its kind reads, in JSON's types.
         :param modules: of the harness, beside those that all have and that of the kind.
         :param others: further modules of pgbake's, which import no others, as in ``bundle/merge_program``.
+        :param files: further entries of the specification, too long for it: it gets the paths of files with these.
         :param limit: seconds that it may take.
         """
         stack = "merge"
-        harness = {f"checks/harness/{name}": (_HARNESS / f"{name}.py") for name in (*_COMMON, kind, *modules)}
+        harness = {name: _HARNESS / f"{name}.py" for name in (*_COMMON, kind, *modules)}
         harness |= {name: _PACKAGE / f"{name}.py" for name in others}
         text = self.bundle.graph.add_input(
             text_input(f"harness-{kind}.json", _json({name: file.read_text("utf-8") for name, file in harness.items()}))
         )
+        inputs = {
+            key: self.bundle.graph.add_input(text_input(f"{kind}-{key}", content))
+            for key, content in (files or {}).items()
+            if content is not None
+        }
+        spec = {**spec, **{key: str(inputs[key]) if key in inputs else None for key in files or {}}}
         settings = self.manifest.server_settings
         derivation = self.bundle.graph.add(
             store_name(f"check-{kind}-{name}"),
@@ -156,7 +164,7 @@ class _Lowerer:
                 "harness": str(text),
                 "spec": _json({"kind": kind, "name": name, "limit": limit, "settings": settings, **spec}).decode(),
             },
-            sources=[text],
+            sources=[text, *inputs.values()],
             needs={self.bundle.derivation.path: ("out",)},
         )
         return Check(f"{kind}/{name}", derivation, about, optional)
@@ -181,12 +189,9 @@ class _Lowerer:
                 databases[package] = database
             if (listed := header(use, "create")) is not None:
                 created[package] = [word.strip() for word in listed.split(",") if word.strip()]
-        spec = {
-            "reviewed": file.read_text("utf-8") if file.is_file() else None,
-            "databases": databases,
-            "created": created,
-        }
-        return self.check("interface", "all", spec)
+        reviewed = file.read_bytes() if file.is_file() else None
+        spec = {"databases": databases, "created": created}
+        return self.check("interface", "all", spec, files={"reviewed": reviewed})
 
     def update(self) -> Iterator[Check]:
         """Yield a check for each package of extensions, and one for contrib's."""

@@ -27,7 +27,7 @@ class _Exception(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     check: Literal["update", "licence", "closure"]
     name: str
     reason: str
-    stage: Literal["", "create", "path", "update", "rows", "objects"] = ""
+    stage: Literal["", "create", "path", "use", "update", "rows", "objects"] = ""
     versions: tuple[str, ...] = ()
     majors: tuple[int, ...] = ()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 from pgbake.checks.harness.report import Failure, Skipped
 from pgbake.checks.harness.server import Server, Session
@@ -29,7 +30,7 @@ _HEAD = """\
 
 
 def check(session: Session) -> None:
-    """Perform the check. The specification holds ``reviewed``, and of packages ``databases`` and ``created``."""
+    """Perform the check. The specification holds a file ``reviewed``, and of packages ``databases``, ``created``."""
     report, spec = session.report, session.spec
     server = session.server()
     server.create_database(EMPTY, "template0")  # workers that go through all databases are in no way of it
@@ -48,7 +49,7 @@ def check(session: Session) -> None:
     if report.failed:
         return
     file = f"interface/{session.major}.txt"
-    reviewed: str | None = spec["reviewed"]
+    reviewed = Path(spec["reviewed"]).read_text(encoding="utf-8") if spec["reviewed"] else None
     with report.test("as reviewed"):
         if reviewed is None:
             report.offer(file, text)
