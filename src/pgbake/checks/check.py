@@ -7,6 +7,7 @@ passed is in the store, or in a cache, and is not run again; what has failed has
     tests/tap/NAME.sql                              scripts of pgTAP
     tests/isolation/NAME.spec  tests/expected/NAME.out   for pg_isolation_regress
     tests/interface/15.txt                          the SQL interface of all extensions, as reviewed
+    tests/known.toml                                what checks find and is known to be so, see `pgbake.checks.known`
     tests/uses/NAME.sql                             a use of an extension, see `pgbake.checks.harness.smoke`
 """
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgbake.bundle.collations import moved_query
 from pgbake.bundle.merge import Bundle, lower_bundle
+from pgbake.checks.harness.smoke import header
+from pgbake.checks.known import Known
 from pgbake.checks.suites import Place, SuiteLowerer
 from pgbake.checks.uses import Uses
 from pgbake.formats.derivation import Derivation
@@ -35,11 +38,13 @@ from pgbake.recipes.recipe import Catalogue
 _HARNESS = Path(__file__).parent / "harness"
 #: What every check runs.
 _COMMON = ("main", "report", "server")
+_PACKAGE = Path(__file__).parent.parent
 _SCRIPT = """
-mkdir -p pgbake/checks/harness
-python3 -I -c 'import json, sys
+python3 -I -c 'import json, pathlib, sys
 for name, text in json.load(open(sys.argv[1], encoding="utf-8")).items():
-    open(f"pgbake/checks/harness/{name}.py", "w", encoding="utf-8").write(text)' "$harness"
+    file = pathlib.Path("pgbake", "" if "/" in name else "checks/harness", f"{name}.py")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")' "$harness"
 exec python3 -B -m pgbake.checks.harness.main
 """
 #: Seconds that a check may take, whatever its kind says.
@@ -108,6 +113,7 @@ class Lowerer:
         self.lowering = Lowering(catalogue, lock, system, manifest.postgresql, self.chosen)
         self.lowering.graph = bundle.graph
         self.uses = Uses(manifest.postgresql, tests / "uses")
+        self.known = Known(manifest.postgresql, tests / "known.toml")
 
     def all(self) -> Iterator[Check]:
         """Yield the checks of all kinds."""
@@ -116,6 +122,9 @@ class Lowerer:
         yield from self.replica()
         yield from self.locale()
         yield from SuiteLowerer(self).all()
+        yield self.interface()
+        yield from self.update()
+        yield from self.static()
 
     def check(
         self,
@@ -125,6 +134,8 @@ class Lowerer:
         *,
         about: str | None = None,
         modules: Sequence[str] = (),
+        others: Sequence[str] = (),
+        files: Mapping[str, bytes | None] | None = None,
         limit: float = _LIMIT,
         optional: bool = False,
         small: bool = False,
@@ -134,11 +145,19 @@ class Lowerer:
 
         :param spec: what the module of its kind reads, in JSON's types.
         :param modules: of the harness, beside those that all have and that of the kind.
+        :param others: further modules of pgbake's, which import no others, as in ``bundle/merge_program``.
+        :param files: further entries of the specification, too long for it: it gets the paths of files with these.
         :param limit: seconds that it may take.
         :param small: whether its servers' data directories may lie in memory: a hundred megabytes at most.
         """
         settings = self.manifest.server_settings
         place = place or Place()
+        inputs = {
+            key: self.bundle.graph.add_input(text_input(f"{kind}-{key}", content))
+            for key, content in (files or {}).items()
+            if content is not None
+        }
+        spec = {**spec, **{key: str(inputs[key]) if key in inputs else None for key in files or {}}}
         with_bundle = dataclasses.replace(
             place,
             env={
@@ -148,19 +167,24 @@ class Lowerer:
                     {"kind": kind, "name": name, "limit": limit, "settings": settings, "small": small, **spec}
                 ).decode(),
             },
+            sources=(*place.sources, *inputs.values()),
             needs={**place.needs, self.bundle.derivation.path: ("out",)},
         )
-        made = self.apart(kind, name, (*_COMMON, *modules), place.before + _SCRIPT, with_bundle)
+        made = self.apart(kind, name, (*_COMMON, *modules), place.before + _SCRIPT, with_bundle, others)
         return dataclasses.replace(made, about=about, optional=optional)
 
-    def apart(self, kind: str, name: str, modules: Sequence[str], script: str, place: Place) -> Check:
+    def apart(
+        self, kind: str, name: str, modules: Sequence[str], script: str, place: Place, others: Sequence[str] = ()
+    ) -> Check:
         """Lower one check that nobody asks for by itself, and that looks at no bundle unless its place names one.
 
         :param modules: of the harness, beside that of the kind.
         """
         stack = "merge"
-        harness = {module: (_HARNESS / f"{module}.py").read_text("utf-8") for module in (*modules, kind)}
-        text = self.bundle.graph.add_input(text_input(f"harness-{kind}.json", _json(harness)))
+        harness = {module: _HARNESS / f"{module}.py" for module in (*modules, kind)}
+        harness |= {module: _PACKAGE / f"{module}.py" for module in others}
+        content = _json({module: file.read_text("utf-8") for module, file in harness.items()})
+        text = self.bundle.graph.add_input(text_input(f"harness-{kind}.json", content))
         derivation = self.bundle.graph.add(
             store_name(f"check-{kind}-{name}"),
             self.lowering.system,
@@ -195,6 +219,46 @@ class Lowerer:
     def locale(self) -> Iterator[Check]:
         """Yield the check of locales, and of how a change of theirs is noticed."""
         yield self.check("locale", "server", {"moved": moved_query(self.manifest.postgresql)}, small=True)
+
+    def interface(self) -> Check:
+        """Return the check of the SQL interface of all extensions."""
+        file = self.tests / f"interface/{self.manifest.postgresql}.txt"
+        databases, created = {}, {}
+        for name, _, package in self.packages():
+            use = self.uses.script(name) or ""
+            if database := header(use, "database"):
+                databases[package] = database
+            if (listed := header(use, "create")) is not None:
+                created[package] = [word.strip() for word in listed.split(",") if word.strip()]
+        reviewed = file.read_bytes() if file.is_file() else None
+        spec = {"databases": databases, "created": created}
+        return self.check("interface", "all", spec, files={"reviewed": reviewed})
+
+    def update(self) -> Iterator[Check]:
+        """Yield a check for each package of extensions, and one for contrib's."""
+        modules = ("interface", "smoke")
+        known = self.known.of("update")
+        for name, _, package in self.packages():
+            if package != "postgresql":
+                spec: dict[str, Any] = {"package": package, "uses": self._scripts([name]), "exceptions": known}
+                yield self.check("update", name, spec, about=name, modules=modules)
+        contrib = self.lowering.catalogue.postgresql.provides
+        spec = {"package": None, "uses": self._scripts(contrib), "exceptions": known}
+        yield self.check("update", "contrib", spec, modules=modules)
+
+    def _scripts(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the uses of those that have one."""
+        return {name: script for name in names if (script := self.uses.script(name)) is not None}
+
+    def static(self) -> Iterator[Check]:
+        """Yield the checks that start no server: of what the bundle consists of."""
+        reader = "bundle/merge_program"
+        spec: dict[str, Any] = {"loader": self.lowering.system.loader, "known": self.known.reasons("closure")}
+        yield self.check("closure", "bundle", spec, others=(reader,))
+        spec = {"budget": self.manifest.closure_budget}
+        yield self.check("size", "bundle", spec, modules=("closure",), others=(reader,))
+        spec = {"forbid": self.manifest.licences.forbid, "known": self.known.reasons("licence")}
+        yield self.check("licence", "bundle", spec, others=("inputs/licences",))
 
     def packages(self) -> Iterator[tuple[str, list[str], str]]:
         """Yield what the manifest names: the name, SQL's names where they are known, and the receipt's package."""

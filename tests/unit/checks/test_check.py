@@ -128,3 +128,44 @@ def test_a_name_that_means_no_check_is_refused_with_the_nearest(
         select(lower(manifest, catalogue, lock, tests), ["smoke/pgvektor"], world=False)
     assert 'no check is called "smoke/pgvektor"' in str(refused.value)
     assert "smoke/pgvector" in (refused.value.hint or "")
+
+
+def test_the_reviewed_interface_moves_its_own_check_alone(
+    manifest: Manifest, catalogue: Catalogue, lock: Lock, tests: Path
+) -> None:
+    before = lower(manifest, catalogue, lock, tests)
+    (tests / "interface").mkdir(parents=True)
+    (tests / "interface/15.txt").write_text("[a 1]\n" * 100_000)  # more than a variable can hold
+    (tests / "interface/17.txt").write_text("of another major")
+    after = lower(manifest, catalogue, lock, tests)
+    assert moved(before, after) == {"interface/all"}
+    reviewed = json.loads(after.by_name()["interface/all"].derivation.env["spec"])["reviewed"]
+    assert any(str(path) == reviewed for path in after.by_name()["interface/all"].derivation.input_srcs)
+    assert json.loads(before.by_name()["interface/all"].derivation.env["spec"])["reviewed"] is None
+
+
+def test_every_package_has_a_check_of_its_updates_and_contrib_one(
+    manifest: Manifest, catalogue: Catalogue, lock: Lock, tests: Path
+) -> None:
+    found = {check.name: check for check in lower(manifest, catalogue, lock, tests).checks if check.kind == "update"}
+    own = {name for name in manifest.extensions if name != "pg_stat_statements"}  # that one is contrib's
+    assert found.keys() == {f"update/{name}" for name in (*own, "contrib")}
+
+
+def test_what_a_project_declares_moves_the_checks_of_that_kind_alone(
+    manifest: Manifest, catalogue: Catalogue, lock: Lock, tests: Path
+) -> None:
+    before = lower(manifest, catalogue, lock, tests)
+    tests.mkdir(exist_ok=True)
+    (tests / "known.toml").write_text('[[exception]]\ncheck = "licence"\nname = "mine"\nreason = "so it is"\n')
+    assert moved(before, lower(manifest, catalogue, lock, tests)) == {"licence/bundle"}
+
+
+def test_the_budget_and_forbidden_licences_are_the_manifests(
+    manifest: Manifest, catalogue: Catalogue, lock: Lock, tests: Path
+) -> None:
+    before = lower(manifest, catalogue, lock, tests)
+    licences = msgspec.structs.replace(manifest.licences, forbid=("AGPL-*",))
+    after = lower(msgspec.structs.replace(manifest, licences=licences, max_closure="300MB"), catalogue, lock, tests)
+    assert moved(before, after) == {"licence/bundle", "size/bundle"}
+    assert json.loads(after.by_name()["size/bundle"].derivation.env["spec"])["budget"] == 300_000_000
