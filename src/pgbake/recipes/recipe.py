@@ -89,10 +89,12 @@ class Provided(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An extension inside a package that a manifest may name by itself.
 
     :param output: the package's output that holds it.
+    :param deb: by major version of PostgreSQL: the Debian package of its own that has it there.
     """
 
     summary: str | None = None
     output: str = "out"
+    deb: dict[str, str] = {}
     preload: tuple[str, ...] = ()
     settings: dict[str, str] = {}
 
