@@ -29,7 +29,8 @@ SELECTION = (
 def _use(directory: Path, store: Path, suite: str, major: int, names: Sequence[str]) -> list[Outcome]:
     directory.mkdir()
     catalogue = load_catalogue()
-    built = [name for name in names if name in catalogue.recipes and catalogue.recipes[name].builder]
+    known = {**catalogue.providers, **catalogue.recipes}
+    built = [name for name in names if name in known and known[name].name != "postgresql" and known[name].builder]
     (directory / "pgbake.toml").write_text(
         f'name = "debs-{major}"\npostgresql = {major}\nextensions = {json.dumps(list(names))}\n'
         f'[platform]\nsuite = "{suite}"\nsecurity = false\nupdates = false\n'

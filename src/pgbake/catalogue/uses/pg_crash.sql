@@ -1,4 +1,5 @@
--- It kills what it is told to, and here nothing: its worker waits, and its settings are there.
+-- It kills whom it is told to, and in a bundle nobody before somebody says so: its worker lives, and all others.
 -- create:
-SELECT current_setting('shared_preload_libraries') LIKE '%pg_crash%' AND current_setting('crash.signals') = '';
-SELECT current_setting('crash.delay') <> '';
+SELECT current_setting('crash.signals') = '0' AND current_setting('crash.delay') = '1s';
+SELECT pg_sleep(2) IS NOT NULL;
+SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'crash worker';
