@@ -246,8 +246,10 @@ class _Uses:
         directory = self.status.data.parent / f"files-{name}"
         directory.mkdir(exist_ok=True)
         directory.chmod(0o777)
-        script = "SET client_min_messages = error;\n"
+        # pg_hint_plan reads a whole script anew for each of its statements: minutes, where it has a megabyte of data.
+        script = "SET client_min_messages = error;\nSET pg_hint_plan.enable_hint = off;\n"
         script += "".join(f'CREATE EXTENSION IF NOT EXISTS "{e}" CASCADE;\n' for e in extensions)
+        script += "RESET pg_hint_plan.enable_hint;\n"
         script += "\\o /dev/null\nSELECT 1;\n\\o\n"
         script += file.read_text(encoding="utf-8")
         done = self._psql(name, database, script, f"dir={directory}", f"major={self.receipt.postgresql.major}")

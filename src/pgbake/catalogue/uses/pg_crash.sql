@@ -2,4 +2,4 @@
 -- create:
 SELECT current_setting('crash.signals') = '0' AND current_setting('crash.delay') = '1s';
 SELECT pg_sleep(2) IS NOT NULL;
-SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'crash worker';
+SELECT pg_read_file('server.log') LIKE '%pg_crash background worker started%';
