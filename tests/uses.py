@@ -116,6 +116,24 @@ def debian_names(packages: Sequence[str], major: int, catalogue: Catalogue) -> l
     return names
 
 
+def together(names: Sequence[str], major: int, catalogue: Catalogue) -> list[list[str]]:
+    """Return names in groups that can each be one bundle by the catalogue's conflicts; most are in the first."""
+
+    def against(name: str) -> set[str]:
+        recipe = catalogue.recipes.get(name)
+        return set(recipe.at(major).conflicts) if recipe else set()
+
+    groups: list[list[str]] = []
+    for name in names:
+        for group in groups:
+            if not against(name) & set(group) and not any(name in against(other) for other in group):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
+
+
 @contextmanager
 def server(store: LocalStore, bundle: StorePath, directory: Path) -> Iterator[Status]:
     """Run a server of a bundle for the ``with`` block.
