@@ -116,6 +116,24 @@ def debian_names(packages: Sequence[str], major: int, catalogue: Catalogue) -> l
     return names
 
 
+def together(names: Sequence[str], major: int, catalogue: Catalogue) -> list[list[str]]:
+    """Return names in groups that can each be one bundle by the catalogue's conflicts; most are in the first."""
+
+    def against(name: str) -> set[str]:
+        recipe = catalogue.recipes.get(name)
+        return set(recipe.at(major).conflicts) if recipe else set()
+
+    groups: list[list[str]] = []
+    for name in names:
+        for group in groups:
+            if not against(name) & set(group) and not any(name in against(other) for other in group):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
+
+
 @contextmanager
 def server(store: LocalStore, bundle: StorePath, directory: Path) -> Iterator[Status]:
     """Run a server of a bundle for the ``with`` block.
@@ -246,8 +264,10 @@ class _Uses:
         directory = self.status.data.parent / f"files-{name}"
         directory.mkdir(exist_ok=True)
         directory.chmod(0o777)
-        script = "SET client_min_messages = error;\n"
+        # pg_hint_plan reads a whole script anew for each of its statements: minutes, where it has a megabyte of data.
+        script = "SET client_min_messages = error;\nSET pg_hint_plan.enable_hint = off;\n"
         script += "".join(f'CREATE EXTENSION IF NOT EXISTS "{e}" CASCADE;\n' for e in extensions)
+        script += "RESET pg_hint_plan.enable_hint;\n"
         script += "\\o /dev/null\nSELECT 1;\n\\o\n"
         script += file.read_text(encoding="utf-8")
         done = self._psql(name, database, script, f"dir={directory}", f"major={self.receipt.postgresql.major}")

@@ -153,7 +153,9 @@ def listed(places: Places, everything: bool = False) -> list[dict[str, Any]]:
         summary = recipe.summary or (deb.summary if deb else "")
         version = source.version if source and source.version else deb.version if deb else None
         for name in (recipe.name, *recipe.provides):
-            found[name] = _item(name, summary, origins, version, deb.package if deb else None)
+            own = packages.pop(deb_want(name, recipe, major, None), None)
+            has = own or deb
+            found[name] = _item(name, summary, origins, version, has.package if has else None)
     for deb in packages.values():
         if everything or not deb.companion:
             name = deb.name if deb.name not in found else deb.package

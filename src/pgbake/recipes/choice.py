@@ -105,18 +105,20 @@ def _choose(name: str, recipe: Recipe | None, manifest: Manifest) -> list[Choice
             continue
         if wish.origin == "source" or (wish.origin is None and recipe is not None and recipe.deb is None):
             raise _no_source(name, recipe, major, suite, version)
+        deb = deb_want(name, recipe, major, version)
+        own = own_package(name, recipe, major) if recipe else None
+        known = None if own else recipe  # whose words are for the recipe's own package
+        called = own.removeprefix(f"postgresql-{major}-").replace("-", "_") if own else name
         chosen.append(
-            Choice(
-                recipe.name if recipe else name,
-                recipe,
-                None,
-                (name,),
-                deb=deb_want(name, recipe, major, version),
-                version=version,
-                older=older,
-            )
+            Choice(known.name if known else called, known, None, (name,), deb=deb, version=version, older=older)
         )
     return chosen
+
+
+def own_package(name: str, recipe: Recipe, major: int) -> str | None:
+    """Return the Debian package that holds an extension of a recipe apart from the recipe's own, where one does."""
+    provided = recipe.provides.get(name)
+    return provided.deb.get(str(major)) if provided else None
 
 
 def deb_want(name: str, recipe: Recipe | None, major: int, version: str | None) -> str:
@@ -124,7 +126,9 @@ def deb_want(name: str, recipe: Recipe | None, major: int, version: str | None) 
 
     :param version: the version that is wanted, or its beginning.
     """
-    if recipe and recipe.deb:
+    if recipe and (own := own_package(name, recipe, major)):
+        packages = [own]
+    elif recipe and recipe.deb:
         packages = [recipe.deb.replace("{major}", str(major))]
     else:
         stem = name.replace("_", "-")

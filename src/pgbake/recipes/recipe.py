@@ -89,10 +89,12 @@ class Provided(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An extension inside a package that a manifest may name by itself.
 
     :param output: the package's output that holds it.
+    :param deb: by major version of PostgreSQL: the Debian package of its own that has it there.
     """
 
     summary: str | None = None
     output: str = "out"
+    deb: dict[str, str] = {}
     preload: tuple[str, ...] = ()
     settings: dict[str, str] = {}
 
@@ -106,6 +108,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     configure: tuple[str, ...] = ()
     make: tuple[str, ...] = ()
     prepare: str = ""
+    conflicts: dict[str, str] = {}
 
 
 class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,9 +180,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         words = self.major.get(str(major))
         if words is None:
             return self
-        return msgspec.structs.replace(
-            self, **{name: getattr(self, name) + getattr(words, name) for name in words.__struct_fields__}
-        )
+        added = {
+            name: getattr(self, name) + getattr(words, name) for name in words.__struct_fields__ if name != "conflicts"
+        }
+        return msgspec.structs.replace(self, **added, conflicts=self.conflicts | words.conflicts)
 
     def source_for(self, major: int, platform: str, version: str | None = None) -> Source | None:
         """Return the source to build from, or None where there is none for that major version on that platform.

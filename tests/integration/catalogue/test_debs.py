@@ -1,4 +1,6 @@
-"""Debian's packages with extensions: one bundle holds all of a suite's, and each is created and put to a real use."""
+"""Debian's packages with extensions: one bundle holds all of a suite's that can be together, and another the rest;
+each is created and put to a real use.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ from pgbake.inputs.mirrors import host_mirrors
 from pgbake.recipes.recipe import load_catalogue
 from pgbake.store.local import LocalStore
 from tests.cache import test_cache
+from tests.debian import not_to_be_had
 from tests.projects import TestProject
-from tests.uses import Outcome, debian_names, exceptions, table, use_all
+from tests.uses import Outcome, debian_names, exceptions, table, together, use_all
 
 #: A selection of many kinds for every run: types, indexes, hooks, workers, languages, a foreign data wrapper, a plugin.
 SELECTION = (
@@ -29,7 +32,8 @@ SELECTION = (
 def _use(directory: Path, store: Path, suite: str, major: int, names: Sequence[str]) -> list[Outcome]:
     directory.mkdir()
     catalogue = load_catalogue()
-    built = [name for name in names if name in catalogue.recipes and catalogue.recipes[name].builder]
+    known = {**catalogue.providers, **catalogue.recipes}
+    built = [name for name in names if name in known and known[name].name != "postgresql" and known[name].builder]
     (directory / "pgbake.toml").write_text(
         f'name = "debs-{major}"\npostgresql = {major}\nextensions = {json.dumps(list(names))}\n'
         f'[platform]\nsuite = "{suite}"\nsecurity = false\nupdates = false\n'
@@ -56,12 +60,22 @@ def test_every_debian_extension_works_or_is_known_not_to(
 ) -> None:
     apt = AptRoot(test_cache() / "pgbake/apt", (Suite(suite),), host_system().debian, host_mirrors(suite))
     apt.update()
-    names = debian_names(list(apt.packages(f"postgresql-{major}-")), major, load_catalogue())
-    outcomes = _use(tmp_path / "debs", example.store, suite, major, [*names, "pg_stat_statements"])
+    catalogue = load_catalogue()
+    packages = [
+        package for package in apt.packages(f"postgresql-{major}-") if debian_names([package], major, catalogue)
+    ]
+    absent = not_to_be_had(apt, packages, major)
+    for package, why in absent.items():
+        print(f"{package} IS LEFT OUT: {why}")
+    names = debian_names([package for package in packages if package not in absent], major, catalogue)
+    outcomes = []
+    for number, group in enumerate(together([*names, "pg_stat_statements"], major, catalogue)):
+        outcomes += _use(tmp_path / f"debs{number or ''}", example.store, suite, major, group)
     text = table(outcomes)
     print(text)
     if kept := os.environ.get("PGBAKE_USES"):  # for scripts/extensions-table
         Path(kept).mkdir(parents=True, exist_ok=True)
         (Path(kept) / f"{suite}-{major}.txt").write_text(text)
     assert [outcome.name for outcome in outcomes if not outcome.as_expected] == []
-    assert exceptions(major).keys() <= {outcome.name for outcome in outcomes}
+    left_out = set(debian_names(list(absent), major, catalogue))
+    assert exceptions(major).keys() <= {outcome.name for outcome in outcomes} | left_out

@@ -114,6 +114,20 @@ def test_parts_of_a_package_are_outputs_of_it(catalogue: Catalogue) -> None:
         )
 
 
+def test_a_part_may_have_a_debian_package_of_its_own(catalogue: Catalogue) -> None:
+    own = {"deb": {"18": "postgresql-18-a-part"}}
+    known = from_recipes(
+        catalogue,
+        recipe("a", deb="postgresql-{major}-a", preload=["a"], provides={"a_part": own, "a_data": own, "a_more": {}}),
+    )
+    (whole,) = chosen(wanted("a", "a_part"), known)
+    assert (whole.name, whole.deb, whole.extensions) == ("a", "postgresql-15-a", ("a", "a_part"))
+    whole, part = chosen(wanted("a", "a_more", "a_part", "a_data", major=18), known)
+    assert (whole.name, whole.deb, whole.extensions) == ("a", "postgresql-18-a", ("a", "a_more"))
+    assert (part.name, part.deb, part.extensions) == ("a_part", "postgresql-18-a-part", ("a_part", "a_data"))
+    assert part.recipe is None
+
+
 def test_contribs_extensions_are_no_packages(catalogue: Catalogue) -> None:
     assert chosen(wanted("pg_prewarm"), from_recipes(catalogue)) == []
 
@@ -137,3 +151,13 @@ def test_a_major_adds_its_words() -> None:
 def test_versions_end_at_separators() -> None:
     assert is_version("1.2.3", "1.2") and is_version("1.2", "1.2")
     assert not is_version("1.20", "1.2") and not is_version("2.1.2", "1.2")
+
+
+def test_some_cannot_be_together_for_one_major_version(catalogue: Catalogue) -> None:
+    words = {"18": {"conflicts": {"b": "they crash"}}}
+    known = from_recipes(
+        catalogue, recipe("a", Source(debian="a"), major=words, conflicts={"c": "why"}), recipe("b", Source(debian="b"))
+    )
+    assert len(chosen(wanted("a", "b"), known)) == 2
+    with pytest.raises(ManifestError, match="a and b cannot be in one bundle: they crash"):
+        chosen(wanted("a", "b", major=18), known)
