@@ -14,7 +14,7 @@ passed is in the store, or in a cache, and is not run again; what has failed has
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,15 +199,14 @@ class _Lowerer:
         known = self.known.of("update")
         for name, _, package in self.packages():
             if package != "postgresql":
-                spec: dict[str, Any] = {"package": package, "uses": self._scripts([name]), "exceptions": known}
+                spec: dict[str, Any] = {
+                    "package": package,
+                    "uses": {name: self.uses.script(name) or ""},
+                    "exceptions": known,
+                }
                 yield self.check("update", name, spec, about=name, modules=modules)
-        contrib = self.lowering.catalogue.postgresql.provides
-        spec = {"package": None, "uses": self._scripts(contrib), "exceptions": known}
+        spec = {"package": None, "uses": dict(self.uses.contrib), "exceptions": known}
         yield self.check("update", "contrib", spec, modules=modules)
-
-    def _scripts(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the uses of those that have one."""
-        return {name: script for name in names if (script := self.uses.script(name)) is not None}
 
     def static(self) -> Iterator[Check]:
         """Yield the checks that start no server: of what the bundle consists of."""

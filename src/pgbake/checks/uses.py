@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from pgbake.checks.harness.smoke import header
 from pgbake.recipes.recipe import SHIPPED
 from pgbake.toml import load_toml
 
@@ -45,6 +46,13 @@ class Uses:
             if directory is not None and (file := directory / f"{name}.sql").is_file():
                 return file.read_text(encoding="utf-8")
         return None
+
+    @cached_property
+    def contrib(self) -> Mapping[str, str]:
+        """The uses of contrib's extensions, which say so at their top, by name."""
+        names = [file.stem for file in sorted(_USES.glob("*.sql"))]
+        scripts = {name: self.script(name) or "" for name in names}
+        return {name: script for name, script in scripts.items() if header(script, "of") == "contrib"}
 
     @cached_property
     def known(self) -> Mapping[str, str]:
