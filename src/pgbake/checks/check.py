@@ -191,6 +191,8 @@ class _Lowerer:
                 databases[package] = database
             if (listed := header(use, "create")) is not None:
                 created[package] = [word.strip() for word in listed.split(",") if word.strip()]
+            if name in self.uses.known:  # where its use cannot succeed, its creation need not
+                created[package] = []
         reviewed = file.read_bytes() if file.is_file() else None
         spec = {"databases": databases, "created": created}
         return self.check("interface", "all", spec, files={"reviewed": reviewed}, limit=_LONG)
