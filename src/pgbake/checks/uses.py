@@ -46,6 +46,13 @@ class Uses:
         return None
 
     @cached_property
+    def contrib(self) -> Mapping[str, str]:
+        """The uses of contrib's extensions, which say so at their top, by name."""
+        names = [file.stem for file in sorted(_USES.glob("*.sql"))]
+        scripts = {name: self.script(name) or "" for name in names}
+        return {name: script for name, script in scripts.items() if header(script, "of") == "contrib"}
+
+    @cached_property
     def known(self) -> Mapping[str, str]:
         """The reason why a use cannot succeed, by name."""
         listed = load_toml(_USES / "exceptions.toml", _Exceptions).exception

@@ -73,7 +73,8 @@ def command(
     the bundle, the check or its files change. The exit status is 1 if a check fails; the others run on all the same.
 
     Your own tests lie in the directory tests of the project: sql/NAME.sql with expected/NAME.out (pg_regress),
-    tap/NAME.sql (pgTAP), isolation/NAME.spec, uses/EXTENSION.sql.
+    tap/NAME.sql (pgTAP), isolation/NAME.spec, uses/EXTENSION.sql. The SQL interface that you have reviewed is in
+    interface/MAJOR.txt, what is known to fail in known.toml.
     """
     from pgbake.checks.gate import unpassed
     from pgbake.checks.record import Record

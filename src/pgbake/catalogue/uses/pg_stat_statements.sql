@@ -1,3 +1,4 @@
+-- of: contrib
 SELECT pg_stat_statements_reset() IS NOT NULL;
 SELECT 1 + 1 = 2;
 SELECT 2 + 2 = 4;

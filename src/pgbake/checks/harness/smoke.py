@@ -5,6 +5,7 @@ package brings; every line that it prints must be ``t``. Comments at its top may
 
     -- create: NAME, NAME       the extensions to create instead; with no name: none
     -- database: postgres       runs in that database
+    -- of: contrib              it is one of contrib's: the tables that it leaves are data of `update/contrib`
 
 In psql's variables it finds ``major`` and a directory ``dir`` that the server may write to, in the environment ``BIN``
 with the bundle's programs.
