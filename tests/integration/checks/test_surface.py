@@ -158,12 +158,8 @@ def test_updates_that_fail_are_told_each_in_its_way(workshop: Workshop) -> None:
     workshop.add("noway", "2.0", {"--1.0.sql": sql.format("a"), "--2.0.sql": sql.format("a")})
     workshop.add("lessened", "2.0", {"--1.0.sql": sql.format("a"), "--1.0--2.0.sql": "SELECT 1;",
                                      "--2.0.sql": sql.format("a") + sql.format("b")})  # fmt: skip
-<<<<<<< HEAD
-    workshop.add("spoilt", "2.0", {"--1.0.sql": sql.format("a"), "--1.0--2.0.sql": "DELETE FROM data WHERE n = 2;",
-=======
     spoils = "DELETE FROM public.data WHERE n = 2;"
     workshop.add("spoilt", "2.0", {"--1.0.sql": sql.format("a"), "--1.0--2.0.sql": spoils,
->>>>>>> ck-surface
                                    "--2.0.sql": sql.format("a")})  # fmt: skip
     workshop.write("uses/spoilt.sql", good)
     workshop.add("removed", "2.0", {"--1.0.sql": in_c.format("gone"), "--1.0--2.0.sql": "DROP FUNCTION gone();",

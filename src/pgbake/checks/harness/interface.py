@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pgbake.checks.harness.report import Failure, Skipped
-from pgbake.checks.harness.server import Server, Session
+from pgbake.checks.harness.server import CREATING, Server, Session
 
 #: The database in which extensions are created and rolled back.
 EMPTY = "empty"
@@ -68,7 +68,7 @@ def fresh(server: Server, extension: str, database: str | None = None) -> list[s
     :param database: the only one in which it can be; None: an empty one.
     :raises Failure: it cannot be created.
     """
-    create = f'BEGIN; CREATE EXTENSION IF NOT EXISTS "{extension}" CASCADE;'
+    create = f'{CREATING}BEGIN; CREATE EXTENSION IF NOT EXISTS "{extension}" CASCADE;'
     return describe(server, database or EMPTY, extension, create, "ROLLBACK;")
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from pgbake.checks.harness.report import Failure, Report
 
+#: What scripts that create extensions begin with. pg_hint_plan reads a whole script anew for each of its statements:
+#: minutes, where it has a megabyte of data.
+CREATING = "SET client_min_messages = error;\nSET pg_hint_plan.enable_hint = off;\n"
 PORT = 5432
 SUPERUSER = "postgres"
 #: Seconds to wait for a server that starts or stops, where the specification has no ``patience``.

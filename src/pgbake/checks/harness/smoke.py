@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 
 from pgbake.checks.harness.report import Failure, Skipped
-from pgbake.checks.harness.server import Server, Session
+from pgbake.checks.harness.server import CREATING, Server, Session
 
 #: Two extensions that make an object of the same name.
 _CLASH = re.compile(r"ERROR: .* already exists")
@@ -119,7 +119,9 @@ def _all(session: Session, server: Server) -> None:
 
 def create(server: Server, database: str, extensions: Iterable[str]) -> None:
     """Create extensions in a database, with what they require."""
-    server.sql(_QUIET + "".join(f'CREATE EXTENSION IF NOT EXISTS "{name}" CASCADE;\n' for name in extensions), database)
+    server.sql(
+        CREATING + "".join(f'CREATE EXTENSION IF NOT EXISTS "{name}" CASCADE;\n' for name in extensions), database
+    )
 
 
 def drop(server: Server, database: str, extensions: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pgbake.checks.harness.interface import EMPTY, describe, fresh
 from pgbake.checks.harness.report import Failure, Skipped
-from pgbake.checks.harness.server import PATIENCE, Server, Session
+from pgbake.checks.harness.server import CREATING, PATIENCE, Server, Session
 from pgbake.checks.harness.smoke import create, header
 
 #: Packages of the receipt that hold contrib's extensions.
@@ -102,7 +102,7 @@ class _Updates:
         for other in beside[: beside.index(name)] if name in beside else []:
             create(server, database, [other])
         with self._stage("create", name, old):
-            server.sql(f"{_QUIET}CREATE EXTENSION \"{name}\" VERSION '{old}' CASCADE", database)
+            server.sql(f"{CREATING}CREATE EXTENSION \"{name}\" VERSION '{old}' CASCADE", database)
         try:
             self._update(extension, old, database, use)
         finally:
@@ -129,7 +129,7 @@ class _Updates:
             self._use(extension, database, use)
         before = self._rows(database)
         with self._stage("update", name, old):
-            server.sql(f'{_QUIET}ALTER EXTENSION "{name}" UPDATE', database)
+            server.sql(f'{CREATING}ALTER EXTENSION "{name}" UPDATE', database)
             came = server.sql(f"SELECT extversion FROM pg_extension WHERE extname = '{name}'", database)
             if came != new:
                 raise Failure(f"it is of version {came} after the update")
@@ -165,7 +165,7 @@ class _Updates:
         try:
             server.program(
                 "psql", "-XAtq", *variables, "-d", database, "-f", "-",
-                stdin=f"{_QUIET}{created}{use}", limit=_LIMIT, env={"BIN": f"{self.session.bundle}/bin"},
+                stdin=f"{CREATING}{created}RESET pg_hint_plan.enable_hint;\n{use}", limit=_LIMIT, env={"BIN": f"{self.session.bundle}/bin"},
             )  # fmt: skip
         except Failure as failure:
             if "server" in failure.message or "connection" in failure.message or "connection" in failure.detail:
