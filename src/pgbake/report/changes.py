@@ -95,8 +95,8 @@ def parse_interface(text: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     lines: list[str] | None = None
     for line in text.splitlines():
-        if line.startswith("== "):
-            lines = found.setdefault(line[3:].partition(" ")[0], [])
+        if line.startswith("[") and line.endswith("]"):
+            lines = found.setdefault(line[1:-1].partition(" ")[0], [])
         elif lines is not None and line.strip():
             lines.append(line.rstrip())
     return {name: tuple(lines) for name, lines in found.items()}

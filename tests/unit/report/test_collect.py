@@ -83,7 +83,7 @@ def test_a_side_without_an_interface(store: LocalStore) -> None:
 
 def test_the_interface_is_that_of_the_bundle(store: LocalStore) -> None:
     bundle = _bundle(store, "demo-postgresql-15.18")
-    for checked, text in ((str(bundle), b"== vector 0.8.0\ntype vector\n"), ("/nix/store/other", b"== other 1\n")):
+    for checked, text in ((str(bundle), b"[vector 0.8.0]\ntype vector\n"), ("/nix/store/other", b"[other 1]\n")):
         derivation = _derivation("check-interface-all", bundle=checked)
         store.add_derivation(derivation)
         _add(store, derivation.output_paths["out"], {"interface.txt": text}, derivation.path)

@@ -25,6 +25,8 @@ from pgbake.checks.harness.smoke import create, header
 _CONTRIB = ("postgresql", "plperl", "plpython3u", "pltcl")
 #: Seconds that a use may take with an old version; what it has done by then counts.
 _LIMIT = 30
+#: Uses are for those who have hints, too.
+_USING = "RESET pg_hint_plan.enable_hint;\n"
 _QUIET = "SET client_min_messages = error;\n"
 _ROWS = r"""
 SELECT format($$SELECT concat_ws(' ', %L, md5(string_agg(row, E'\n' ORDER BY row COLLATE "C")), count(*))
@@ -165,7 +167,7 @@ class _Updates:
         try:
             server.program(
                 "psql", "-XAtq", *variables, "-d", database, "-f", "-",
-                stdin=f"{CREATING}{created}RESET pg_hint_plan.enable_hint;\n{use}", limit=_LIMIT, env={"BIN": f"{self.session.bundle}/bin"},
+                stdin=f"{CREATING}{created}{_USING}{use}", limit=_LIMIT, env={"BIN": f"{self.session.bundle}/bin"},
             )  # fmt: skip
         except Failure as failure:
             if "server" in failure.message or "connection" in failure.message or "connection" in failure.detail:
