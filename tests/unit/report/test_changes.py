@@ -61,7 +61,7 @@ def test_a_bundle_and_itself() -> None:
 
 
 def test_reading_an_interface() -> None:
-    text = "preamble\n== vector 0.8.0\ntype vector\n\nfunction f()\n== empty 1\n== odd\nview v\n"
+    text = "preamble\n[vector 0.8.0]\ntype vector\n\nfunction f()\n[empty 1]\n[odd]\nview v\n"
     assert parse_interface(text) == {"vector": ("type vector", "function f()"), "empty": (), "odd": ("view v",)}
     assert parse_interface("") == {}
 
