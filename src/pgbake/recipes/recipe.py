@@ -308,7 +308,7 @@ class Catalogue:
 
     def nearest(self, name: str) -> str:
         """Return a hint with the names of extensions that are like ``name``."""
-        names = self.extension_names()
+        names = [known for known in self.extension_names() if known != name]
         near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
         near += [known for known in names if name in known and known not in near][:3]
         return f"did you mean {' or '.join(near)}?" if near else "`pgbake search WORD` lists what there is"
