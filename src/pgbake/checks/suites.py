@@ -111,6 +111,7 @@ class SuiteLowerer:
                     package,
                     {
                         "of": "extension",
+                        "leftOut": words.left_out.get(str(self._major)),
                         "directory": words.directory,
                         "make": [
                             word.replace("{major}", str(self._major)) for word in (*_plain(recipe.make), *words.make)

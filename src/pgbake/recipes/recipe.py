@@ -121,6 +121,7 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param prepare: shell lines that are performed there before.
     :param before: SQL that a superuser performs in the database postgres before.
     :param isolation: whether it has specifications for pg_isolation_regress.
+    :param left_out: why it is not run at all, by PostgreSQL's major version.
     """
 
     directory: str = ""
@@ -130,6 +131,7 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prepare: str = ""
     before: str = ""
     isolation: bool = False
+    left_out: dict[str, str] = {}
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
