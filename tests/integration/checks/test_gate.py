@@ -23,7 +23,7 @@ from tests.statements import passing
 pytestmark = pytest.mark.integration
 
 KEY = SecretKey("gate-1", bytes(range(1, 33)))
-UNPASSED = "[0-9]+ of [0-9]+ checks have not passed: .*smoke/pgvector"
+UNPASSED = "[0-9]+ of [0-9]+ checks have not passed: "
 SIGNING = {"PGBAKE_SECRET_KEY": KEY.export()}
 
 
@@ -56,7 +56,7 @@ def pushed(author: TestProject, tmp_path_factory: pytest.TempPathFactory) -> Pat
     push = ("push", "--to", cache.as_uri())
     refused = author.pgbake(*push, check=False, environment=SIGNING)
     assert refused.returncode == 1 and " checks have not passed: " in refused.stderr
-    assert "smoke/pgvector" in refused.stderr and "hint: run `pgbake check`" in refused.stderr
+    assert "hint: run `pgbake check`" in refused.stderr
     assert "--unchecked" in refused.stderr and not cache.exists()
     told = author.pgbake(*push, "--dry-run", environment=SIGNING)
     assert "Would be refused: " in told.stdout and not cache.exists()
@@ -67,7 +67,7 @@ def pushed(author: TestProject, tmp_path_factory: pytest.TempPathFactory) -> Pat
     failed = author.pgbake("check", check=False)
     assert failed.returncode == 1 and "next: " not in failed.stderr
     refused = author.pgbake(*push, check=False, environment=SIGNING)
-    assert re.search(f"is not pushed: {UNPASSED}", refused.stderr), refused.stderr
+    assert re.search(f"is not pushed: {UNPASSED}smoke/pgvector", refused.stderr), refused.stderr
     use.write_text(good)
 
     done = author.pgbake("check", environment={"PGBAKE_SECRET_KEY": ""})
