@@ -272,8 +272,9 @@ class _Shared:
                 # Appending neither empties what is there nor fails when it is not.
                 with path.open("a+b") as file:
                     if not acquire(file.fileno(), wait=False):
-                        if is_first:
-                            other = holder(path)
+                        other = holder(path) if is_first else None
+                        # Whoever said first that it is under way need not have been the first to lock it.
+                        if other and not other.startswith(f"pid {os.getpid()} "):
                             self.report(Notice("info", f"{task.label} is being fetched by {other}; waiting for it"))
                         while not acquire(file.fileno(), wait=False):
                             self.sleep(_STOP_CHECK)
