@@ -26,16 +26,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from pgbake.build.sandbox import namespace_command
 from pgbake.bundle.receipt import Receipt, read_receipt
 from pgbake.bundle.server import Servers, Status
+from pgbake.checks.harness.smoke import header
+from pgbake.checks.uses import Uses
 from pgbake.errors import ServerError
 from pgbake.formats.storepath import StorePath
 from pgbake.recipes.recipe import SHIPPED, Catalogue
 from pgbake.store.local import LocalStore
-from pgbake.toml import load_toml
 
 USES = SHIPPED / "uses"
 #: Extensions of one server at once.
@@ -50,18 +49,6 @@ _PATIENCE = 150
 _CRASH = re.compile(r"LOG:  (.* \(PID (\d+)\) was terminated by signal .*)")
 _CONNECTION = re.compile(r"\[(\d+)\] LOG:  .*connection authorized: .*application_name=use:(\S+)")
 _LOST = re.compile(r"server closed the connection|terminating connection|the database system is|connection to server")
-
-
-class Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An exception: a use that cannot succeed."""
-
-    name: str
-    reason: str
-    majors: tuple[int, ...] = ()
-
-
-class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    exception: tuple[Known, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,12 +72,6 @@ class Outcome:
     def as_expected(self) -> bool:
         """Whether it works, or fails and is known to."""
         return (self.failure is None) == (self.known is None)
-
-
-def exceptions(major: int) -> dict[str, str]:
-    """Return the reasons of known exceptions for a major version, by name."""
-    listed = load_toml(USES / "exceptions.toml", _Exceptions).exception
-    return {known.name: known.reason for known in listed if not known.majors or major in known.majors}
 
 
 def debian_names(packages: Sequence[str], major: int, catalogue: Catalogue) -> list[str]:
@@ -165,7 +146,11 @@ def use_all(store: LocalStore, bundle: StorePath, names: Sequence[str]) -> list[
         directory.chmod(0o755)
         with server(store, bundle, directory) as status:
             users = _Uses(store, receipt, status)
-            alone = {name for name in names if _header(name, "database") is not None}
+            alone = {
+                name
+                for name in names
+                if header(Uses(receipt.postgresql.major).script(name) or "", "database") is not None
+            }
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 found = {outcome.name: outcome for outcome in pool.map(users.use, [n for n in names if n not in alone])}
             # Another's crash takes all connections down: who lost one tries again alone.
@@ -210,15 +195,6 @@ def table(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _header(name: str, key: str) -> str | None:
-    file = USES / f"{name}.sql"
-    if file.exists():
-        found = re.search(rf"^-- {key}:(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-        if found:
-            return found[1].strip()
-    return None
-
-
 @dataclass(frozen=True)
 class _Uses:
     store: LocalStore
@@ -238,19 +214,19 @@ class _Uses:
             package.origin if package else "source",
             failure,
             time.monotonic() - started,
-            exceptions(self.receipt.postgresql.major).get(name),
+            Uses(self.receipt.postgresql.major).known.get(name),
         )
 
     def _failure(self, name: str) -> str | None:
-        file = USES / f"{name}.sql"
-        if not file.exists():
-            return f"there is no use of it: {file}"
-        listed = _header(name, "create")
+        use = Uses(self.receipt.postgresql.major).script(name)
+        if use is None:
+            return f"there is no use of it: {USES / name}.sql"
+        listed = header(use, "create")
         if listed is not None:
             extensions = [word.strip() for word in listed.split(",") if word.strip()]
         else:
             extensions = [e.name for e in self.receipt.extensions if e.package == name] or [name]
-        database = _header(name, "database")
+        database = header(use, "database")
         if database is None:
             # Another name each time: to drop one waits for all workers, of which some never answer.
             database = f"use_{name}_{time.monotonic_ns()}"
@@ -269,7 +245,7 @@ class _Uses:
         script += "".join(f'CREATE EXTENSION IF NOT EXISTS "{e}" CASCADE;\n' for e in extensions)
         script += "RESET pg_hint_plan.enable_hint;\n"
         script += "\\o /dev/null\nSELECT 1;\n\\o\n"
-        script += file.read_text(encoding="utf-8")
+        script += use
         done = self._psql(name, database, script, f"dir={directory}", f"major={self.receipt.postgresql.major}")
         if done.returncode != 0:
             return f"{done.stdout}{done.stderr}".strip()[-800:]

@@ -1,4 +1,4 @@
-"""Ages and sizes as people write them: ``7d``, ``12h``, ``5G``, ``1.5GiB``."""
+"""Ages and sizes as people write and read them: ``7d``, ``12h``, ``5G``, ``1.5GiB``, ``12.3 MB``."""
 
 from __future__ import annotations
 
@@ -26,3 +26,13 @@ def parse_size(text: str) -> int | None:
         return None
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** (" KMGT".index((match[2] or " ").upper())))
+
+
+def human_size(size: int) -> str:
+    """Write a size in bytes with a decimal unit: ``12.3 MB``."""
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pgbake.bundle.collations import moved_query
-from pgbake.bundle.merge import Bundle, lower_bundle
+from pgbake.bundle.merge import Bundle
 from pgbake.checks.harness.smoke import header
 from pgbake.checks.known import Known
 from pgbake.checks.suites import Place, SuiteLowerer
@@ -90,14 +90,16 @@ class Checks:
         return {check.name: check for check in self.checks}
 
 
-def lower_checks(manifest: Manifest, catalogue: Catalogue, lock: Lock, system: System, tests: Path) -> Checks:
-    """Lower a manifest to its bundle and all checks of that.
+def lower_checks(
+    bundle: Bundle, manifest: Manifest, catalogue: Catalogue, lock: Lock, system: System, tests: Path
+) -> Checks:
+    """Lower all checks of a bundle, into its graph.
 
+    :param bundle: the manifest, lowered for the system.
     :param tests: the project's directory of tests; it need not be there.
     :raises LockError: the lock does not fit the manifest.
     :raises ManifestError: a file of the tests cannot be read.
     """
-    bundle = lower_bundle(manifest, catalogue, lock, system)
     lowerer = Lowerer(manifest, catalogue, lock, system, bundle, tests)
     return Checks(bundle, tuple(sorted(lowerer.all(), key=lambda check: check.name)))
 

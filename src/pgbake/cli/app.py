@@ -106,16 +106,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the an
 system_option = click.option("--system", metavar="SYSTEM", help="System to work for, such as x86_64-linux.")
 
 
-def human_size(size: int) -> str:
-    """Write a size in bytes with a decimal unit: ``12.3 MB``."""
-    value = float(size)
-    for unit in ("B", "kB", "MB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
-
-
 def on_terminal() -> bool:
     """Whether a person watches standard error."""
     return sys.stderr.isatty() and os.environ.get("TERM") not in (None, "dumb")

@@ -6,9 +6,10 @@ import time
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
 from pgbake.cli.cache import chosen_cache, human_age, human_time, url_argument
 from pgbake.cli.quantities import DURATION
+from pgbake.quantities import human_size
 
 
 @click.command(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
 from pgbake.cli.cache import chosen_cache, human_age, human_time
+from pgbake.quantities import human_size
 
 if TYPE_CHECKING:
     from pgbake.cache.inventory import Bundle, Inventory

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pgbake.cli.app import App, human_size
+from pgbake.cli.app import App
 from pgbake.errors import CacheError, PgbakeError
 from pgbake.formats.storepath import StorePath
+from pgbake.quantities import human_size
 
 if TYPE_CHECKING:
     from pgbake.cache.cache import BinaryCache

@@ -50,8 +50,8 @@ def project_checks(app: App) -> Checks:
 
     project = app.project
     system = host_system()
-    project.bundle(system)  # what is wrong with manifest and lock is told as everywhere
-    return lower_checks(project.manifest, project.catalogue, project.lock, system, project.directory / "tests")
+    bundle = project.bundle(system)
+    return lower_checks(bundle, project.manifest, project.catalogue, project.lock, system, project.directory / "tests")
 
 
 def look(app: App, path: StorePath, keys: Keys | None = None, *, own: bool = False) -> Gate:

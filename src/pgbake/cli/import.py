@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
 from pgbake.errors import ManifestError, host_error
+from pgbake.quantities import human_size
 
 if TYPE_CHECKING:
     from pgbake.formats.statement import SignedStatement

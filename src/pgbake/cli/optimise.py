@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
+from pgbake.quantities import human_size
 
 
 @click.command(

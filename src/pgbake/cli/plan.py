@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app, system_option
+from pgbake.cli.app import App, json_option, pass_app, system_option
+from pgbake.quantities import human_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from pgbake.cli.app import human_size, on_terminal
+from pgbake.cli.app import on_terminal
 from pgbake.events import (
     Event,
     Finished,
@@ -23,6 +23,7 @@ from pgbake.events import (
     Started,
     silent,
 )
+from pgbake.quantities import human_size
 
 _VERBS = {
     "resolve": ("resolving", "resolved"),

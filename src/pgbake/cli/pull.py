@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
+from pgbake.quantities import human_size
 
 
 @click.command(

@@ -78,8 +78,8 @@ def command(
     from pgbake.cache.push import push
     from pgbake.cache.roots import is_bundle_name
     from pgbake.cache.survey import survey
-    from pgbake.cli.app import human_size
     from pgbake.cli.caches import amount, count, name_paths, open_cache, settings
+    from pgbake.quantities import human_size
 
     targets = list(urls) or [cache.url for cache in settings(app).caches if cache.push]
     if not targets:

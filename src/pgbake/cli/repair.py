@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
 from pgbake.cli.verify import chosen_paths
 from pgbake.errors import LockError, ManifestError, StoreError
+from pgbake.quantities import human_size
 
 if TYPE_CHECKING:
     from pgbake.cache.substituters import Substituters

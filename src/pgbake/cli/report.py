@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
 from pgbake.errors import StoreError
+from pgbake.quantities import human_size
 
 if TYPE_CHECKING:
     from pgbake.formats.storepath import StorePath
@@ -55,17 +56,16 @@ def command(
     The page loads nothing, from no network and no other file, and can be mailed or published as it is. Equal facts
     give equal bytes.
     """
-    from pgbake.checks.check import lower_checks
     from pgbake.checks.record import Record
+    from pgbake.cli.gate import project_checks
     from pgbake.cli.goals import require_built
-    from pgbake.formats.system import host_system
     from pgbake.places import data_dir
     from pgbake.report.collect import collect, with_comparison
     from pgbake.report.record import ReportRecord
 
     project = app.project
     require_built(app)
-    checks = lower_checks(project.manifest, project.catalogue, project.lock, host_system(), project.directory / "tests")
+    checks = project_checks(app)
     record = Record(data_dir() / "checks", project.directory)
     reported = ReportRecord(data_dir() / "reports", project.directory)
     facts = collect(app.store, checks, record, project.manifest.closure_budget)

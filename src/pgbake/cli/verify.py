@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgbake.cli.app import App, human_size, json_option, pass_app
+from pgbake.cli.app import App, json_option, pass_app
 from pgbake.errors import ManifestError, StoreError
+from pgbake.quantities import human_size
 
 if TYPE_CHECKING:
     from pgbake.formats.storepath import StorePath

@@ -14,6 +14,7 @@ from importlib import resources
 
 import msgspec
 
+from pgbake.quantities import human_size
 from pgbake.report.changes import Change, Changes, InterfaceChange, compare
 from pgbake.report.facts import CheckFacts, Facts, Part, PathFacts, StepFacts, TestFacts
 from pgbake.report.markup import Markup, element, join, text
@@ -187,10 +188,10 @@ def _size_card(facts: Facts) -> Markup:
     over = facts.budget is not None and facts.size > facts.budget
     if facts.budget is not None:
         note = join(
-            f"{_percent(facts.size, facts.budget)} of the budget of {_size(facts.budget)}",
+            f"{_percent(facts.size, facts.budget)} of the budget of {human_size(facts.budget)}",
             _bar(0, min(1.0, facts.size / facts.budget), "meter"),
         )
-    return _card("Closure", _size(facts.size), note, "closure", "bad" if over else None)
+    return _card("Closure", human_size(facts.size), note, "closure", "bad" if over else None)
 
 
 def _checks_card(facts: Facts) -> Markup:
@@ -242,8 +243,8 @@ def _changes(facts: Facts, changes: Changes | None) -> Markup:
     intro = element("p", f"Compared with {facts.against.why}: ", element("code", side.path), ".", class_="lead")
     difference = changes.after_size - changes.before_size
     size = element(
-        "p", "The closure is ", element("strong", _size(changes.after_size)), f", {_signed_size(difference)} ",
-        f"({_size(changes.before_size)} before).",
+        "p", "The closure is ", element("strong", human_size(changes.after_size)), f", {_signed_size(difference)} ",
+        f"({human_size(changes.before_size)} before).",
     )  # fmt: skip
     if side.path == facts.side.path:
         return _section("changes", "Changes", element("p", "That is this bundle itself.", class_="empty"))
@@ -336,7 +337,7 @@ def _extensions(facts: Facts) -> Markup:
                 _cell(_ORIGINS.get(item.origin, item.origin)),
                 _cell(item.licence),
                 element("td", "preloaded" if item.preload else Markup('<span class="none">no</span>')),
-                _number(_size(item.size) if item.size is not None else "–", item.size or 0),
+                _number(human_size(item.size) if item.size is not None else "–", item.size or 0),
                 data_kind=item.origin,
             )
         )
@@ -360,7 +361,7 @@ def _extensions(facts: Facts) -> Markup:
                     _cell(item.version, class_="version"),
                     _cell(item.licence),
                     element("td", item.source, element("small", element("code", f"sha256 {item.sha256[:16]}…"))),
-                    _number(_size(item.size) if item.size is not None else "–", item.size or 0),
+                    _number(human_size(item.size) if item.size is not None else "–", item.size or 0),
                 )
                 for item in (*(p for p in facts.packages if p.name == "postgresql"), *own)
             ],
@@ -380,7 +381,7 @@ def _runtime(facts: Facts) -> Markup:
             "tr",
             _row_header(item.name),
             _cell(item.version, class_="version"),
-            _number(_size(item.size) if item.size is not None else "–", item.size or 0),
+            _number(human_size(item.size) if item.size is not None else "–", item.size or 0),
             element("td", element("code", f"{item.sha256[:16]}…"), title=item.sha256),
         )
         for item in facts.runtime
@@ -436,12 +437,13 @@ def _closure(facts: Facts) -> Markup:
     budget = ""
     if facts.budget is not None:
         left = facts.budget - total
-        budget = f" The budget is {_size(facts.budget)}: {_size(abs(left))} {'are left' if left >= 0 else 'too much'}."
+        verdict = "are left" if left >= 0 else "too much"
+        budget = f" The budget is {human_size(facts.budget)}: {human_size(abs(left))} {verdict}."
     groups = _groups(facts.closure)
     legend = [
         element(
             "li", element("span", class_=f"swatch part-{part}"), f"{_PARTS[part]} ",
-            element("span", f"{_size(sum(item.size for _, item in group))}", class_="soft"),
+            element("span", f"{human_size(sum(item.size for _, item in group))}", class_="soft"),
         )
         for part, group in groups
     ]  # fmt: skip
@@ -450,10 +452,10 @@ def _closure(facts: Facts) -> Markup:
             "li",
             element(
                 "a",
-                element("span", element("b", _short(item.name)), element("i", _size(item.size)), class_="clip"),
+                element("span", element("b", _short(item.name)), element("i", human_size(item.size)), class_="clip"),
                 href=f"#p{number}",
-                aria_label=f"{_short(item.name)} {_size(item.size)}, {_percent(item.size, total)}, {_PARTS[part]}",
-                title=f"{item.name}, {_size(item.size)}, {_percent(item.size, total)}",
+                aria_label=f"{_short(item.name)} {human_size(item.size)}, {_percent(item.size, total)}, {_PARTS[part]}",
+                title=f"{item.name}, {human_size(item.size)}, {_percent(item.size, total)}",
             ),
             class_=f"m{number} part-{part}",
         )
@@ -465,9 +467,9 @@ def _closure(facts: Facts) -> Markup:
             "tr",
             element("th", item.name, element("small", element("code", item.path)), scope="row", data_sort=item.name),
             _cell(_PARTS[item.part]),
-            _number(_size(item.size), item.size),
+            _number(human_size(item.size), item.size),
             _number(_percent(item.size, total), item.size),
-            _number(_size(item.alone), item.alone),
+            _number(human_size(item.alone), item.alone),
             element("td", _brought_by(item), class_="by"),
             id=f"p{number}",
         )
@@ -476,7 +478,7 @@ def _closure(facts: Facts) -> Markup:
     return _section(
         "closure",
         "Closure",
-        element("p", f"All that the bundle needs: {_size(total)} in {len(facts.closure)} store paths.{budget}",
+        element("p", f"All that the bundle needs: {human_size(total)} in {len(facts.closure)} store paths.{budget}",
                 class_="lead"),
         element("p", element("a", "Skip the map", class_="skip inline", href="#closure-table"), class_="anchor"),
         element("ul", *legend, class_="legend", aria_label="Parts of the bundle"),
@@ -740,19 +742,10 @@ def _percent(part: int, whole: int) -> str:
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.1f} %"
 
 
-def _size(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "kB", "MB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
-
-
 def _signed_size(difference: int) -> str:
     if not difference:
         return "no change in size"
-    return f"{_size(abs(difference))} {'more' if difference > 0 else 'less'}"
+    return f"{human_size(abs(difference))} {'more' if difference > 0 else 'less'}"
 
 
 def _moment(seconds: float) -> datetime.datetime:

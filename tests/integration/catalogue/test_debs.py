@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pgbake.checks.uses import Uses
 from pgbake.formats.system import host_system
 from pgbake.inputs.apt import AptRoot, Suite
 from pgbake.inputs.mirrors import host_mirrors
@@ -19,7 +20,7 @@ from pgbake.store.local import LocalStore
 from tests.cache import test_cache
 from tests.debian import not_to_be_had
 from tests.projects import TestProject
-from tests.uses import Outcome, debian_names, exceptions, table, together, use_all
+from tests.uses import Outcome, debian_names, table, together, use_all
 
 #: A selection of many kinds for every run: types, indexes, hooks, workers, languages, a foreign data wrapper, a plugin.
 SELECTION = (
@@ -78,4 +79,4 @@ def test_every_debian_extension_works_or_is_known_not_to(
         (Path(kept) / f"{suite}-{major}.txt").write_text(text)
     assert [outcome.name for outcome in outcomes if not outcome.as_expected] == []
     left_out = set(debian_names(list(absent), major, catalogue))
-    assert exceptions(major).keys() <= {outcome.name for outcome in outcomes} | left_out
+    assert Uses(major).known.keys() <= {outcome.name for outcome in outcomes} | left_out

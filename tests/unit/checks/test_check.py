@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pgbake.bundle.merge import lower_bundle
 from pgbake.checks import check as check_module
 from pgbake.checks.check import Check, Checks, lower_checks
 from pgbake.cli.check import select
@@ -26,7 +27,7 @@ def tests(tmp_path: Path) -> Path:
 
 
 def lower(manifest: Manifest, catalogue: Catalogue, lock: Lock, tests: Path) -> Checks:
-    return lower_checks(manifest, catalogue, lock, X86, tests)
+    return lower_checks(lower_bundle(manifest, catalogue, lock, X86), manifest, catalogue, lock, X86, tests)
 
 
 def moved(before: Checks, after: Checks) -> set[str]:

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pgbake.bundle.merge import lower_bundle
 from pgbake.checks.check import Check, lower_checks
 from pgbake.checks.harness.report import Failure, Report, Skipped
 from pgbake.checks.record import Record
@@ -23,7 +24,14 @@ from pgbake.store.local import LocalStore
 
 @pytest.fixture
 def check(manifest: Manifest, catalogue: Catalogue, lock: Lock, tmp_path: Path) -> Check:
-    return lower_checks(manifest, catalogue, lock, SYSTEMS["x86_64-linux"], tmp_path).by_name()["smoke/pgvector"]
+    return lower_checks(
+        lower_bundle(manifest, catalogue, lock, SYSTEMS["x86_64-linux"]),
+        manifest,
+        catalogue,
+        lock,
+        SYSTEMS["x86_64-linux"],
+        tmp_path,
+    ).by_name()["smoke/pgvector"]
 
 
 def write_log(store: LocalStore, check: Check, *lines: str) -> None:

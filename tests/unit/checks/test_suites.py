@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pgbake.bundle.merge import lower_bundle
 from pgbake.checks.check import Check, lower_checks
 from pgbake.checks.harness.suite import configuration, link, settings
 from pgbake.errors import ManifestError
@@ -53,7 +54,14 @@ def test_the_configuration_of_a_suite() -> None:
 @pytest.fixture
 def lower(manifest: Manifest, catalogue: Catalogue, lock: Lock, tmp_path: Path):  # type: ignore[no-untyped-def]
     def lowered() -> dict[str, Check]:
-        return lower_checks(manifest, catalogue, lock, SYSTEMS["x86_64-linux"], tmp_path).by_name()
+        return lower_checks(
+            lower_bundle(manifest, catalogue, lock, SYSTEMS["x86_64-linux"]),
+            manifest,
+            catalogue,
+            lock,
+            SYSTEMS["x86_64-linux"],
+            tmp_path,
+        ).by_name()
 
     return lowered
 
