@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,24 @@ SELECTION = (
 )  # fmt: skip
 
 
+#: What the merge says of a package that was compiled against a minor release that the bundle has not.
+MISFIT = re.compile(r"(postgresql-\d+-\S+) was built for another release of PostgreSQL than (\S+):")
+
+
+def _build(project: TestProject, major: int, names: Sequence[str]) -> list[str]:
+    """Build, and return which names are in: what was compiled against a release that is not here yet is left out."""
+    kept = list(names)
+    while (done := project.pgbake("build", check=False)).returncode != 0:
+        misfit = MISFIT.search(done.stderr)
+        assert misfit, done.stderr
+        package, release = misfit.groups()
+        print(f"{package} IS LEFT OUT: it was built for another release than {release}")
+        (name,) = set(debian_names([package], major, load_catalogue())) & set(kept)
+        project.pgbake("remove", name)
+        kept.remove(name)
+    return kept
+
+
 def _use(directory: Path, store: Path, suite: str, major: int, names: Sequence[str]) -> list[Outcome]:
     directory.mkdir()
     catalogue = load_catalogue()
@@ -42,10 +61,10 @@ def _use(directory: Path, store: Path, suite: str, major: int, names: Sequence[s
     )
     project = TestProject(directory, store, directory / "home")
     project.pgbake("lock")
-    project.pgbake("build")
+    kept = _build(project, major, names)
     bundle = project.project.bundle(host_system())
     with LocalStore(store) as opened:
-        return use_all(opened, bundle.path, names)
+        return use_all(opened, bundle.path, kept)
 
 
 def test_a_selection_of_debian_extensions_works(example: TestProject, tmp_path: Path) -> None:
@@ -78,5 +97,7 @@ def test_every_debian_extension_works_or_is_known_not_to(
         Path(kept).mkdir(parents=True, exist_ok=True)
         (Path(kept) / f"{suite}-{major}.txt").write_text(text)
     assert [outcome.name for outcome in outcomes if not outcome.as_expected] == []
-    left_out = set(debian_names(list(absent), major, catalogue))
-    assert Uses(major).known.keys() <= {outcome.name for outcome in outcomes} | left_out
+    used = {outcome.name for outcome in outcomes}
+    assert len(used) > 0.9 * len(names)
+    left_out = set(debian_names(list(absent), major, catalogue)) | set(names) - used
+    assert Uses(major).known.keys() <= used | left_out
