@@ -24,7 +24,7 @@ import msgspec
 
 from pgbake.errors import ManifestError
 from pgbake.formats.storepath import StorePath
-from pgbake.recipes.builders import build_environment, build_only, unpacking
+from pgbake.recipes.builders import CARGO, build_environment, build_only, configuring, unpacking
 from pgbake.recipes.lowering import Package, source_input, text_input
 from pgbake.recipes.recipe import SHIPPED, Suite
 from pgbake.toml import load_toml
@@ -97,13 +97,16 @@ class SuiteLowerer:
     # --- of sources --------------------------------------------------------------------------------
 
     def extensions(self) -> Iterator[Check]:
-        """Yield the suites of extensions that are built from source by make."""
+        """Yield the suites of extensions that are built from source."""
         for choice in self._lowerer.chosen:
             recipe = choice.recipe
-            if choice.older or choice.source is None or recipe is None or recipe.builder not in ("pgxs", "make"):
+            if choice.older or choice.source is None or recipe is None or recipe.builder in (None, *CARGO):
                 continue
             package = self._lowering.package(choice.key)
             words = recipe.suite or Suite()
+            left_out = words.left_out.get(str(self._major))
+            if recipe.suite is None and recipe.builder not in ("pgxs", "make"):
+                left_out = f"sources for {recipe.builder} have no common entrance, and its recipe has no [suite]"
             for kind in ("regress", *(["isolation"] if words.isolation else [])):
                 yield self._of_source(
                     kind,
@@ -111,8 +114,10 @@ class SuiteLowerer:
                     package,
                     {
                         "of": "extension",
-                        "leftOut": words.left_out.get(str(self._major)),
+                        "leftOut": left_out,
                         "directory": words.directory,
+                        "configure": configuring(recipe),
+                        "command": words.command,
                         "make": [
                             word.replace("{major}", str(self._major)) for word in (*_plain(recipe.make), *words.make)
                         ],
@@ -123,6 +128,7 @@ class SuiteLowerer:
                     },
                     unpacking(),
                     about=choice.name,
+                    configure=words.configure,
                 )
 
     def contrib(self) -> Iterator[Check]:
@@ -133,15 +139,23 @@ class SuiteLowerer:
             yield self._of_source(kind, "contrib", package, spec, _UNPACK_CONTRIB)
 
     def _of_source(
-        self, kind: str, name: str, package: Package, spec: Mapping[str, Any], before: str, about: str | None = None
+        self,
+        kind: str,
+        name: str,
+        package: Package,
+        spec: Mapping[str, Any],
+        before: str,
+        about: str | None = None,
+        configure: tuple[str, ...] = (),
     ) -> Check:
+        recipe = msgspec.structs.replace(package.recipe, configure=package.recipe.configure + configure)
         server = self._lowering.package("postgresql")
         source = self._lowering.graph.add_input(source_input(package.choice.key, package.source))
         place = Place(
             root=self._lowering.build_root(package.recipe),
             before=f"{before}\ncd /build\n",
             env={
-                **build_environment(package.recipe, self._major, package.version),
+                **build_environment(recipe, self._major, package.version),
                 "src": str(source),
                 "dev": str(server.output("dev")),
             },

@@ -73,6 +73,7 @@ class Suites:
             "LANG": "C",
             "LC_ALL": "C",
             "PGUSER": self.user,
+            "USER": self.user,
         }
         del found["PGDATABASE"]  # pg_regress names its own
         return found
@@ -137,6 +138,8 @@ def link(sources: Sequence[Path], into: Path, real: Sequence[Path]) -> None:
         everything = Path() in real and bool(directories)
         if below or everything or (len(found) > 1 and len(directories) == len(found)):
             link(directories, into / name, [Path()] if everything else below)
+        elif found[0].is_symlink() and not found[0].exists():  # libpq.so, of one package, leads to a file of another
+            (into / name).symlink_to(found[0].readlink())
         else:
             (into / name).symlink_to(found[0])
 
