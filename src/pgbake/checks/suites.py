@@ -7,6 +7,7 @@ Which tests of others' suites are known to fail, each with the reason, is in the
     test = "pgaudit"             # its name there; a glob
     majors = [15]                # empty: all
     platforms = ["bookworm"]     # empty: all
+    sometimes = true             # it passes in other runs
     reason = "..."
 """
 
@@ -72,6 +73,7 @@ class _Exception(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     majors: tuple[int, ...] = ()
     platforms: tuple[str, ...] = ()
+    sometimes: bool = False
 
 
 class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,7 +165,13 @@ class SuiteLowerer:
             needs={server.derivation.path: ("dev",)},
         )
         # The manifest's settings are for the user's servers: suites know those of a new cluster.
-        given = {**spec, "settings": {}, "known": self.known(f"{kind}/{name}")}
+        known = self._known(f"{kind}/{name}")
+        given = {
+            **spec,
+            "settings": {},
+            "known": {exception.test: exception.reason for exception in known},
+            "sometimes": [exception.test for exception in known if exception.sometimes],
+        }
         modules = ("pgregress", "suite", spec["of"])
         return self._lowerer.check(kind, name, given, about=about, modules=modules, limit=_LIMIT, place=place)
 
@@ -184,16 +192,16 @@ class SuiteLowerer:
         )
         return self._lowerer.apart("world", "postgresql", ("report", "pgregress"), _WORLD_SCRIPT, place)
 
-    def known(self, suite: str) -> dict[str, str]:
-        """Return the reasons why tests of a suite may fail, by globs of their names."""
+    def _known(self, suite: str) -> list[_Exception]:
+        """Return what is known of tests of a suite that may fail."""
         platform = self._lowering.lock.platform.suite
-        return {
-            known.test: known.reason
+        return [
+            known
             for known in self._exceptions
             if known.suite == suite
             and (not known.majors or self._major in known.majors)
             and (not known.platforms or platform in known.platforms)
-        }
+        ]
 
     @cached_property
     def _exceptions(self) -> tuple[_Exception, ...]:

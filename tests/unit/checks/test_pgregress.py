@@ -91,6 +91,16 @@ def test_a_glob_is_out_of_date_only_when_all_of_it_passes(tmp_path: Path) -> Non
     assert not _tell(tmp_path, {"m/*": "no network"}, Ran("a", True), Ran("b", False)).failed
 
 
+@pytest.mark.parametrize(("sometimes", "outcomes"), [((), ["passed", "failed"]), (("a*",), ["passed"])])
+def test_a_known_test_that_passes_fails_unless_it_does_so_sometimes(
+    tmp_path: Path, sometimes: tuple[str, ...], outcomes: list[str]
+) -> None:
+    report, known = Report(), Known({"a*": "why"}, sometimes)
+    Teller(report, tmp_path, known).test(Ran("ab", True))
+    known.tell(report)
+    assert [result.outcome for result in report.results] == outcomes
+
+
 def test_parts_of_a_suite_are_told_apart(tmp_path: Path) -> None:
     report = Report()
     teller = Teller(report, tmp_path, Known({}), parts=True)

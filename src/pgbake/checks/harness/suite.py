@@ -36,7 +36,7 @@ class Suites:
     def __init__(self, session: Session) -> None:
         variables = os.environ
         self.session = session
-        self.known = Known(session.spec["known"])
+        self.known = Known(session.spec["known"], session.spec["sometimes"])
         major = session.major
         self.bin = _TREE / f"lib/postgresql/{major}/bin"
         self.pgxs = _TREE / f"lib/postgresql/{major}/lib/pgxs"
