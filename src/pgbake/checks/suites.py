@@ -7,6 +7,7 @@ Which tests of others' suites are known to fail, each with the reason, is in the
     test = "pgaudit"             # its name there; a glob
     majors = [15]                # empty: all
     platforms = ["bookworm"]     # empty: all
+    sometimes = true             # it passes in other runs
     reason = "..."
 """
 
@@ -24,7 +25,7 @@ import msgspec
 
 from pgbake.errors import ManifestError
 from pgbake.formats.storepath import StorePath
-from pgbake.recipes.builders import build_environment, build_only, unpacking
+from pgbake.recipes.builders import CARGO, build_environment, build_only, configuring, unpacking
 from pgbake.recipes.lowering import Package, source_input, text_input
 from pgbake.recipes.recipe import SHIPPED, Suite
 from pgbake.toml import load_toml
@@ -72,6 +73,7 @@ class _Exception(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     majors: tuple[int, ...] = ()
     platforms: tuple[str, ...] = ()
+    sometimes: bool = False
 
 
 class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,13 +99,16 @@ class SuiteLowerer:
     # --- of sources --------------------------------------------------------------------------------
 
     def extensions(self) -> Iterator[Check]:
-        """Yield the suites of extensions that are built from source by make."""
+        """Yield the suites of extensions that are built from source."""
         for choice in self._lowerer.chosen:
             recipe = choice.recipe
-            if choice.older or choice.source is None or recipe is None or recipe.builder not in ("pgxs", "make"):
+            if choice.older or choice.source is None or recipe is None or recipe.builder in (None, *CARGO):
                 continue
             package = self._lowering.package(choice.key)
             words = recipe.suite or Suite()
+            left_out = words.left_out.get(str(self._major))
+            if recipe.suite is None and recipe.builder not in ("pgxs", "make"):
+                left_out = f"sources for {recipe.builder} have no common entrance, and its recipe has no [suite]"
             for kind in ("regress", *(["isolation"] if words.isolation else [])):
                 yield self._of_source(
                     kind,
@@ -111,8 +116,10 @@ class SuiteLowerer:
                     package,
                     {
                         "of": "extension",
-                        "leftOut": words.left_out.get(str(self._major)),
+                        "leftOut": left_out,
                         "directory": words.directory,
+                        "configure": configuring(recipe),
+                        "command": words.command,
                         "make": [
                             word.replace("{major}", str(self._major)) for word in (*_plain(recipe.make), *words.make)
                         ],
@@ -123,6 +130,7 @@ class SuiteLowerer:
                     },
                     unpacking(),
                     about=choice.name,
+                    configure=words.configure,
                 )
 
     def contrib(self) -> Iterator[Check]:
@@ -133,15 +141,23 @@ class SuiteLowerer:
             yield self._of_source(kind, "contrib", package, spec, _UNPACK_CONTRIB)
 
     def _of_source(
-        self, kind: str, name: str, package: Package, spec: Mapping[str, Any], before: str, about: str | None = None
+        self,
+        kind: str,
+        name: str,
+        package: Package,
+        spec: Mapping[str, Any],
+        before: str,
+        about: str | None = None,
+        configure: tuple[str, ...] = (),
     ) -> Check:
+        recipe = msgspec.structs.replace(package.recipe, configure=package.recipe.configure + configure)
         server = self._lowering.package("postgresql")
         source = self._lowering.graph.add_input(source_input(package.choice.key, package.source))
         place = Place(
             root=self._lowering.build_root(package.recipe),
             before=f"{before}\ncd /build\n",
             env={
-                **build_environment(package.recipe, self._major, package.version),
+                **build_environment(recipe, self._major, package.version),
                 "src": str(source),
                 "dev": str(server.output("dev")),
             },
@@ -149,7 +165,13 @@ class SuiteLowerer:
             needs={server.derivation.path: ("dev",)},
         )
         # The manifest's settings are for the user's servers: suites know those of a new cluster.
-        given = {**spec, "settings": {}, "known": self.known(f"{kind}/{name}")}
+        known = self._known(f"{kind}/{name}")
+        given = {
+            **spec,
+            "settings": {},
+            "known": {exception.test: exception.reason for exception in known},
+            "sometimes": [exception.test for exception in known if exception.sometimes],
+        }
         modules = ("pgregress", "suite", spec["of"])
         return self._lowerer.check(kind, name, given, about=about, modules=modules, limit=_LIMIT, place=place)
 
@@ -170,16 +192,16 @@ class SuiteLowerer:
         )
         return self._lowerer.apart("world", "postgresql", ("report", "pgregress"), _WORLD_SCRIPT, place)
 
-    def known(self, suite: str) -> dict[str, str]:
-        """Return the reasons why tests of a suite may fail, by globs of their names."""
+    def _known(self, suite: str) -> list[_Exception]:
+        """Return what is known of tests of a suite that may fail."""
         platform = self._lowering.lock.platform.suite
-        return {
-            known.test: known.reason
+        return [
+            known
             for known in self._exceptions
             if known.suite == suite
             and (not known.majors or self._major in known.majors)
             and (not known.platforms or platform in known.platforms)
-        }
+        ]
 
     @cached_property
     def _exceptions(self) -> tuple[_Exception, ...]:

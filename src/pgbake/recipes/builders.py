@@ -145,7 +145,8 @@ done
 pg_config=$tree/usr/lib/postgresql/$major/bin/pg_config
 cp --remove-destination "$(readlink -f $pg_config)" $pg_config
 PATH=$(dirname $pg_config):$PATH
-eval "makeFlags=(${makeFlags-})" "configureFlags=(${configureFlags-})"
+"""
+_WORDS = r"""eval "makeFlags=(${makeFlags-})" "configureFlags=(${configureFlags-})"
 """
 
 _PGXS = r"""
@@ -170,36 +171,42 @@ phase install
 command make -j1 PG_CONFIG=$pg_config "${makeFlags[@]}" DESTDIR=/build/image install
 """
 
-_AUTOTOOLS = r"""phase configure
+_CONFIGURE_AUTOTOOLS = r"""phase configure
 if [ ! -e configure ]; then
   if [ -e autogen.sh ]; then NOCONFIGURE=1 sh autogen.sh; else autoreconf -fi; fi
 fi
 ./configure --prefix=/usr --libdir=/usr/lib/$triplet --disable-static "${configureFlags[@]}"
 
-phase build
+"""
+
+_AUTOTOOLS = r"""phase build
 make "${makeFlags[@]}"
 
 phase install
 command make -j1 "${makeFlags[@]}" DESTDIR=/build/image install
 """
 
-_CMAKE = r"""phase configure
+_CONFIGURE_CMAKE = r"""phase configure
 cmake -S . -B /build/cmake -G "Unix Makefiles" -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/usr \
   -DCMAKE_INSTALL_LIBDIR=lib/$triplet -DCMAKE_SKIP_RPATH=ON -DFETCHCONTENT_FULLY_DISCONNECTED=ON \
   -DPG_CONFIG=$pg_config -DPostgreSQL_CONFIG=$pg_config "${configureFlags[@]}"
 
-phase build
+"""
+
+_CMAKE = r"""phase build
 make -C /build/cmake "${makeFlags[@]}"
 
 phase install
 DESTDIR=/build/image command make -j1 -C /build/cmake "${makeFlags[@]}" install
 """
 
-_MESON = r"""phase configure
+_CONFIGURE_MESON = r"""phase configure
 meson setup /build/meson --prefix=/usr --libdir=lib/$triplet --buildtype=plain --wrap-mode=nodownload \
   "${configureFlags[@]}"
 
-phase build
+"""
+
+_MESON = r"""phase build
 cores=${NIX_BUILD_CORES:-1}
 ninja -C /build/meson -j"$([ "$cores" = 0 ] && nproc || echo "$cores")"
 
@@ -303,6 +310,8 @@ cargo pgrx package --pg-config $pg_config --no-default-features --out-dir /build
 _BUILDERS = {
     "pgxs": _PGXS, "make": _MAKE, "autotools": _AUTOTOOLS, "cmake": _CMAKE, "meson": _MESON, "cargo-pgrx": _CARGO_PGRX,
 }  # fmt: skip
+#: What comes before that, where makefiles are made first.
+_CONFIGURE = {"autotools": _CONFIGURE_AUTOTOOLS, "cmake": _CONFIGURE_CMAKE, "meson": _CONFIGURE_MESON}
 
 #: Builders whose sources name crates in a Cargo.lock.
 CARGO = ("cargo", "cargo-pgrx")
@@ -346,8 +355,7 @@ def build_script(recipe: Recipe) -> str:
     elif recipe.builder == "cargo":
         steps = _CARGO_TOOL
     else:
-        flags = _FLAGS if takes_flags(recipe) else ""
-        steps = _EXTENSION + flags + _BUILDERS[recipe.builder] + _INSTALLED
+        steps = _EXTENSION + _configured(recipe) + _BUILDERS[recipe.builder] + _INSTALLED
     split = [f"take ${output} {' '.join(globs)}\n" for output, globs in recipe.outputs.items()]
     return "".join((_PRELUDE, steps, *split, 'mkdir -p "$out"\nmv * "$out/"\nfinish\n'))
 
@@ -355,6 +363,19 @@ def build_script(recipe: Recipe) -> str:
 def unpacking() -> str:
     """Return shell lines that unpack a recipe's source as its build does; they read the build's variables."""
     return _PRELUDE + "unpack\n"
+
+
+def configuring(recipe: Recipe) -> str:
+    """Return shell lines that make the makefiles of an unpacked source as its build does; none where they are there.
+
+    They read the build's variables, and ``pg_config`` beside these.
+    """
+    return _PRELUDE + _configured(recipe) if recipe.builder in _CONFIGURE else ""
+
+
+def _configured(recipe: Recipe) -> str:
+    flags = _FLAGS if takes_flags(recipe) else ""
+    return _WORDS + flags + _CONFIGURE.get(recipe.builder or "", "")
 
 
 def build_only(recipe: Recipe) -> str:

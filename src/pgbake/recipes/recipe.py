@@ -115,8 +115,11 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the upstream suite of a package wants, where a plain ``make installcheck`` against a bundle is not enough.
 
     :param directory: below that of the builder: where ``make installcheck`` is performed.
+    :param configure: words for the configuring program, beside the builder's.
     :param make: words for make's command line, beside the builder's.
-    :param preload: in place of all that the bundle preloads.
+    :param command: shell lines that are performed instead of ``make installcheck``; ``$kind`` is what is to be run,
+        ``regress`` or ``isolation``, ``"$@"`` the words for make.
+    :param preload: in place of what the package itself wants to be preloaded.
     :param settings: of the server.
     :param prepare: shell lines that are performed there before.
     :param before: SQL that a superuser performs in the database postgres before.
@@ -125,7 +128,9 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     directory: str = ""
+    configure: tuple[str, ...] = ()
     make: tuple[str, ...] = ()
+    command: str = ""
     preload: tuple[str, ...] | None = None
     settings: dict[str, str] = {}
     prepare: str = ""

@@ -141,6 +141,23 @@ def test_every_library_is_there_and_no_file_knows_its_build(rich: TestProject) -
     assert not marked
 
 
+def test_their_suites_pass(rich: TestProject) -> None:
+    """Those with runners of their own; what fails and is known to fail is told as skipped."""
+    names = ("regress/postgis", "regress/timescaledb", "isolation/timescaledb")
+    found = {
+        check["name"]: {test["test"]: test["outcome"] for test in check["tests"]}
+        for check in rich.json("check", *names)
+    }
+    parts = {name.partition("/")[0] for name in found["regress/postgis"]}
+    assert parts == {"regress", "topology", "raster", "sfcgal", "address_standardizer"}
+    assert set(found["regress/postgis"].values()) == {"passed"}
+    assert len(found["regress/postgis"]) > 300
+    skipped = [name for name, outcome in found["regress/timescaledb"].items() if outcome == "skipped"]
+    assert skipped == ["append-15"]
+    assert len(found["regress/timescaledb"]) > 70
+    assert set(found["isolation/timescaledb"].values()) == {"passed"}
+
+
 @pytest.mark.parametrize("extension", ["postgis", "pgaudit", "pglogical", "numeral"])
 def test_it_is_to_sql_what_debians_package_is(example: TestProject, extension: str, tmp_path: Path, data: Path) -> None:
     """All objects of an extension, with what functions promise, are the same by either origin."""

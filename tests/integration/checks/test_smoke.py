@@ -36,6 +36,10 @@ def test_a_use_that_fails_is_told_and_run_again(example: TestProject, tmp_path: 
     assert done.returncode == 1
     assert "used: its use gave other answers than t: 1" in done.stdout
     assert "error: 1 of 2 checks failed: smoke/pgvector" in done.stderr
+    (uses / "pgvector.sql").write_text("SELECT true;\nSELECT nothing();\n")
+    assert (
+        "psql:<stdin>:2: ERROR" in project.pgbake("check", "smoke/pgvector", check=False).stdout
+    )  # the use's own line
     root = ElementTree.parse(tmp_path / "j.xml").getroot()
     assert {suite.get("name"): suite.get("failures") for suite in root} == {"smoke/numeral": "0", "smoke/pgvector": "1"}
     # A text that no run before has had, for the shared store keeps results.

@@ -138,6 +138,17 @@ def test_a_fault_in_an_extensions_suite_is_caught(project: TestProject) -> None:
     assert [name for name, (outcome, _) in found.items() if outcome == "failed"] == ["roman"]
 
 
+def test_a_suite_may_have_a_command_of_its_own(project: TestProject) -> None:
+    recipes = project.directory / "recipes"
+    recipes.mkdir()
+    shipped = (SHIPPED / "recipes/numeral.toml").read_text()
+    command = 'echo "+++ check in $kind +++"; make "$@" installcheck'
+    (recipes / "numeral.toml").write_text(f"{shipped}\n[suite]\ncommand = '''{command}'''\n")
+    found = run(project, "regress/numeral")["regress/numeral"]
+    assert found["regress/roman"] == ("passed", "")
+    assert {name.partition("/")[0] for name in found} == {"regress"}
+
+
 def test_a_suite_that_is_not_there_is_told(project: TestProject) -> None:
     found = run(project, "regress/prioritize")["regress/prioritize"]
     assert found["suite"][0] == "skipped"

@@ -27,6 +27,19 @@ from pgbake.checks.harness.report import Failure, Report
         ("ok 1         - test_setup                               1251 ms", Ran("test_setup", True, 1.251)),
         ("ok 12        + char                                       52 ms", Ran("char", True, 0.052)),
         ("not ok 3     - gist                                       52 ms", Ran("gist", False, 0.052)),
+        (" ./core/affine .. ok in 60 ms", Ran("core/affine", True, 0.06)),
+        (" ../x/loader/Point ........ ok in 5 ms", Ran("x/loader/Point", True, 0.005)),
+        (" uninstall .. ok (5355)", Ran("uninstall", True, 0, "5355")),
+        (" after-create-script ../regress/hooks/a.sql .. ok ", Ran("after-create-script regress/hooks/a.sql", True)),
+        (
+            " ./core/legacy .. failed (diff expected obtained: /tmp/pgis_reg/test_30_diff)",
+            Ran("core/legacy", False, 0, "diff expected obtained", Path("/tmp/pgis_reg/test_30_diff")),
+        ),
+        (
+            " ./gone . skipped (can't read any ./gone.{sql,dbf})",
+            Ran("gone", False, 0, "can't read any ./gone.{sql,dbf}"),
+        ),
+        ("Checking for shp2pgsql ... found", None),
         ("# parallel group (2 tests):  char boolean", None),
         ("parallel group (2 tests):  char boolean", None),
         ("1..3", None),
@@ -76,6 +89,32 @@ def test_a_known_failure_that_passes_fails(tmp_path: Path) -> None:
 
 def test_a_glob_is_out_of_date_only_when_all_of_it_passes(tmp_path: Path) -> None:
     assert not _tell(tmp_path, {"m/*": "no network"}, Ran("a", True), Ran("b", False)).failed
+
+
+@pytest.mark.parametrize(("sometimes", "outcomes"), [((), ["passed", "failed"]), (("a*",), ["passed"])])
+def test_a_known_test_that_passes_fails_unless_it_does_so_sometimes(
+    tmp_path: Path, sometimes: tuple[str, ...], outcomes: list[str]
+) -> None:
+    report, known = Report(), Known({"a*": "why"}, sometimes)
+    Teller(report, tmp_path, known).test(Ran("ab", True))
+    known.tell(report)
+    assert [result.outcome for result in report.results] == outcomes
+
+
+def test_parts_of_a_suite_are_told_apart(tmp_path: Path) -> None:
+    report = Report()
+    teller = Teller(report, tmp_path, Known({}), parts=True)
+    (tmp_path / "diff").write_text("-a\n+b\n")
+    for line in (
+        "+++ check in one +++",
+        " ./a .. ok in 1 ms",
+        "+++ check in two +++",
+        f" ./a .. failed (diff expected obtained: {tmp_path}/diff)",
+    ):
+        teller.line(line)
+    assert [result.name for result in report.results] == ["one/a", "two/a"]
+    assert report.results[1].reason == "its output is not the expected one diff expected obtained"
+    assert teller.differences(Ran("a", False, file=tmp_path / "diff")) == "-a\n+b"
 
 
 def test_a_failure_has_its_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

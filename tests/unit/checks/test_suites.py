@@ -28,11 +28,14 @@ def test_a_tree_of_links_has_real_directories_where_makefiles_go_up(tmp_path: Pa
     (bundle / "share").mkdir()
     (dev / "lib").mkdir(parents=True)
     (dev / "lib/libpq.a").touch()
+    (dev / "lib/libpq.so").symlink_to("libpq.so.5")
+    (bundle / "lib/libpq.so.5").touch()
     tree = tmp_path / "tree"
     link([bundle, dev], tree, [Path("lib/pgxs")])
     assert (tree / "share").is_symlink()
     assert (tree / "lib/libpq.a").is_file()
     assert (tree / "lib/other").is_symlink()
+    assert (tree / "lib/libpq.so").readlink() == Path("libpq.so.5")
     assert (tree / "lib/pgxs/src/makefiles/../../src").resolve() == tree / "lib/pgxs/src"
     assert (tree / "lib/pgxs/src/makefiles/pgxs.mk").is_symlink()
 

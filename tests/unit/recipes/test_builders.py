@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from pgbake.recipes.builders import build_environment, build_script
+from pgbake.recipes.builders import build_environment, build_script, configuring
 from pgbake.recipes.recipe import Builder, Recipe
 
 WORDS = (
@@ -35,3 +35,12 @@ def test_every_script_is_a_script(builder: Builder) -> None:
     script = build_script(Recipe("a", builder=builder, outputs={"dev": ("usr/include",)}))
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert "take $dev usr/include" in script
+
+
+def test_suites_are_configured_as_builds_are() -> None:
+    recipe = Recipe(name="a", builder="cmake")
+    assert configuring(Recipe(name="a", builder="pgxs")) == ""
+    begin, _, steps = configuring(recipe).rpartition("phase configure")
+    assert "unpack() {" in begin
+    assert f"phase configure{steps}" in build_script(recipe)
+    assert "phase build" not in steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pgbake.checks.harness.pgregress import run_suite
@@ -11,6 +12,8 @@ from pgbake.checks.harness.report import Failure, Skipped
 from pgbake.checks.harness.server import Session
 from pgbake.checks.harness.suite import SOURCE, Suites
 
+#: Characters of what a failed script has said.
+_SHOWN = 4000
 _NONE = "its source has no such suite that `make installcheck` runs"
 
 
@@ -43,16 +46,28 @@ def _run(suites: Suites, directory: Path, words: list[str]) -> None:
     :raises Failure: it fails by itself.
     :raises Skipped: there is none.
     """
-    spec = suites.session.spec
-    if not any((directory / name).is_file() for name in ("Makefile", "makefile", "GNUmakefile")):
+    spec, variables = suites.session.spec, os.environ
+    environment = {**variables, "PATH": f"{suites.bin}:/usr/bin:/bin", "HOME": "/build"}
+    environment["pg_config"] = f"{suites.bin}/pg_config"
+    if spec["configure"]:
+        _shell("configuring", spec["configure"], SOURCE / variables.get("directory", ""), environment)
+    makefile = any((directory / name).is_file() for name in ("Makefile", "makefile", "GNUmakefile"))
+    if not makefile and not spec["command"]:
         raise Skipped(_NONE)
-    server = suites.server("main", spec["own"], spec["preload"])
-    _prepare(spec["prepare"], directory, f"{suites.bin}:/usr/bin:/bin")
+    server = suites.server(
+        "main", spec["own"], spec["preload"] if spec["preload"] is not None else _own(suites.session)
+    )
+    _shell("`prepare` of the recipe's [suite]", spec["prepare"], directory, environment)
     if spec["before"]:
         server.sql(spec["before"])
-    teller = suites.teller()
+    # Where differences are looked for: beside the source too, where builders make theirs.
+    teller = suites.teller(source=SOURCE.parent)
+    command = ["make", *words, "installcheck"]
+    if spec["command"]:
+        command = ["bash", "-euo", "pipefail", "-c", spec["command"], "command", *words]
+        teller.parts = True
     try:
-        run_suite(["make", *words, "installcheck"], directory, suites.environment(server), teller)
+        run_suite(command, directory, suites.environment(server) | {"kind": spec["kind"]}, teller)
     except Failure as failure:
         reason = suites.known.reason("suite", False)
         if reason is not None:
@@ -66,11 +81,24 @@ def _run(suites: Suites, directory: Path, words: list[str]) -> None:
         raise Skipped(_NONE)
 
 
-def _prepare(script: str, directory: Path, path: str) -> None:
-    """Perform a recipe's shell lines in the directory of the suite."""
+def _own(session: Session) -> list[str]:
+    """Return what the extensions of the package under test, and those that they require, have preloaded."""
+    extensions = {extension["name"]: extension for extension in session.receipt["extensions"]}
+    waiting = [extension["name"] for extension in session.package(session.spec["name"])]
+    libraries: set[str] = set()
+    while waiting:
+        extension = extensions.pop(waiting.pop(), None)
+        if extension is not None:
+            libraries.update(extension["preload"])
+            waiting += extension["requires"]
+    return [library for library in session.receipt["preload"] if library in libraries]
+
+
+def _shell(what: str, script: str, directory: Path, environment: Mapping[str, str]) -> None:
+    """Perform a recipe's shell lines, or its builder's, in a directory."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=directory, capture_output=True, text=True, check=False, env={"PATH": path, "HOME": "/build"},
+        cwd=directory, capture_output=True, text=True, errors="replace", check=False, env=environment,
     )  # fmt: skip
     if done.returncode != 0:
-        raise Failure("`prepare` of the recipe's [suite] fails", done.stderr or done.stdout)
+        raise Failure(f"{what} fails", f"{done.stdout[-_SHOWN:]}\n{done.stderr[-_SHOWN:]}")

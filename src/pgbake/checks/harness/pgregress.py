@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +20,10 @@ _OLD = re.compile(
 )
 #: From 16 on: ``ok 1  - NAME  12 ms``, and ``+`` in place of ``-`` in a group.
 _NEW = re.compile(r"(?P<state>ok|not ok) +\d+ +[-+] (?P<name>\S+)(?P<note>.*?)(?: +(?P<ms>\d+) ms)?\s*$")
+#: Of PostGIS's own runner: `` ./core/affine .. ok in 12 ms``, ``.. failed (diff expected obtained: FILE)``.
+_POSTGIS = re.compile(
+    r" (?P<name>\S.*?) \.+ +(?P<state>ok|failed|skipped)\b *(?:in (?P<ms>\d+) ms|\((?P<note>.*)\))?\s*$"
+)
 _SUITE = re.compile(r"(?:# )?\+\+\+ (?:\S+ )?(?:install-)?check in (?P<where>\S+) \+\+\+")
 
 
@@ -28,21 +32,36 @@ class Ran:
     """One test that was run.
 
     :param note: what the program says beside, such as an exit status.
+    :param file: where the differences are, if the program says so.
     """
 
     name: str
     passed: bool
     seconds: float = 0
     note: str = ""
+    file: Path | None = None
 
 
 def read_line(line: str) -> Ran | None:
     """Return the test that a line of output tells of; None where it tells of none."""
     found = _OLD.match(line) or _NEW.match(line)
     if found is None:
-        return None
+        return _read_postgis(line)
     passed = found["state"] == "ok" or "(ignored)" in found["state"] or found["note"].strip().startswith("# TODO")
     return Ran(found["name"], passed, int(found["ms"] or 0) / 1000, found["note"].strip())
+
+
+def _read_postgis(line: str) -> Ran | None:
+    """Read a line of PostGIS's own runner."""
+    found = _POSTGIS.match(line)
+    if found is None:
+        return None
+    note = found["note"] or ""
+    said, _, file = note.rpartition(": ")
+    at = Path(file) if file.startswith("/") else None
+    # Paths are relative to where it was started; those of scripts that prepare others are whole.
+    name = re.sub(r"(?<!\S)(?:\.{1,2}/|/\S*/)+", "", found["name"])
+    return Ran(name, found["state"] == "ok", int(found["ms"] or 0) / 1000, said if at else note, at)
 
 
 def read_suite(line: str) -> str | None:
@@ -69,9 +88,13 @@ def _shortened(lines: Sequence[str]) -> str:
 
 @dataclass
 class Known:
-    """Tests that are known to fail, by globs of their names, each with the reason."""
+    """Tests that are known to fail, by globs of their names, each with the reason.
+
+    :param sometimes: those of the globs whose tests pass in other runs.
+    """
 
     reasons: Mapping[str, str]
+    sometimes: Collection[str] = ()
     _failed: set[str] = field(default_factory=set)
     _passed: set[str] = field(default_factory=set)
 
@@ -83,7 +106,7 @@ class Known:
 
     def tell(self, report: Report) -> None:
         """Fail those that are listed and passed all the same, so that the list never grows old."""
-        for glob in sorted(self._passed - self._failed):
+        for glob in sorted(self._passed - self._failed - set(self.sometimes)):
             report.add(f"{glob} as known", "failed", "it passes, and is listed as known to fail", 0, self.reasons[glob])
 
 
@@ -93,12 +116,14 @@ class Teller:
 
     :param source: below it the files ``regression.diffs`` lie.
     :param prefix: before the names of tests.
+    :param parts: whether several suites are run, each of which tells its directory first: the prefix from there on.
     """
 
     report: Report
     source: Path
     known: Known
     prefix: str = ""
+    parts: bool = False
     count: int = 0
     failed: int = 0
     #: What else is done with a test that has failed; it returns the reason.
@@ -106,6 +131,9 @@ class Teller:
 
     def line(self, line: str) -> None:
         """Take a line of output."""
+        where = read_suite(line) if self.parts else None
+        if where is not None:
+            self.prefix = f"{where}/"
         ran = read_line(line)
         if ran is not None:
             self.test(ran)
@@ -123,13 +151,16 @@ class Teller:
             self.report.add(name, "skipped", f"known to fail: {reason}", ran.seconds)
             return
         why = self.failure(ran) if self.failure else "its output is not the expected one"
-        self.report.add(name, "failed", f"{why} {ran.note}".strip(), ran.seconds, self.differences(ran.name))
+        self.report.add(name, "failed", f"{why} {ran.note}".strip(), ran.seconds, self.differences(ran))
 
-    def differences(self, name: str) -> str:
+    def differences(self, ran: Ran) -> str:
         """Return the differences of a test, from the newest file that has them."""
+        if ran.file is not None:
+            text = ran.file.read_text(encoding="utf-8", errors="replace") if ran.file.is_file() else ""
+            return _shortened(text.splitlines())
         files = sorted(self.source.rglob("regression.diffs"), key=lambda file: file.stat().st_mtime, reverse=True)
         for file in files:
-            found = read_diffs(file.read_text(encoding="utf-8", errors="replace")).get(name)
+            found = read_diffs(file.read_text(encoding="utf-8", errors="replace")).get(ran.name)
             if found:
                 return found
         return ""

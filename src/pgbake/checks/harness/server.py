@@ -318,12 +318,15 @@ class Server:
         variables: Mapping[str, str] | None = None,
         limit: float | None = None,
         env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
     ) -> str:
         """Perform a script of psql's, which stops at the first error; return what it prints, unaligned.
 
+        :param before: commands that are performed first, and count as no lines of the script.
         :raises Failure: as :meth:`program`; the message is the server's.
         """
         words = [word for key, value in (variables or {}).items() for word in ("-v", f"{key}={value}")]
+        words += [word for command in before for word in ("-c", command)]
         args = ("-XAtq", "-v", "ON_ERROR_STOP=1", *words, "-d", database, "-f", "-")
         return self.program(
             "psql", *args, stdin=script, limit=limit, env={"PGDATABASE": database, **(env or {})}

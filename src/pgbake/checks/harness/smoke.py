@@ -77,10 +77,11 @@ def _use(session: Session, server: Server, database: str, use: str) -> None:
     directory.mkdir()
     directory.chmod(0o777)
     said = server.sql(
-        f"{_QUIET}\\o /dev/null\nSELECT 1;\n\\o\n{use}",
+        use,
         database,
         {"dir": str(directory), "major": str(session.major)},
         env={"BIN": f"{session.bundle}/bin", "PGCLIENTENCODING": "UTF8"},
+        before=(_QUIET, "\\o /dev/null", "SELECT 1", "\\o"),
     )
     lines = said.splitlines()
     wrong = [str(number) for number, line in enumerate(lines, 1) if line not in ("t", "")]

@@ -36,7 +36,7 @@ class Suites:
     def __init__(self, session: Session) -> None:
         variables = os.environ
         self.session = session
-        self.known = Known(session.spec["known"])
+        self.known = Known(session.spec["known"], session.spec["sometimes"])
         major = session.major
         self.bin = _TREE / f"lib/postgresql/{major}/bin"
         self.pgxs = _TREE / f"lib/postgresql/{major}/lib/pgxs"
@@ -73,6 +73,7 @@ class Suites:
             "LANG": "C",
             "LC_ALL": "C",
             "PGUSER": self.user,
+            "USER": self.user,
         }
         del found["PGDATABASE"]  # pg_regress names its own
         return found
@@ -137,6 +138,8 @@ def link(sources: Sequence[Path], into: Path, real: Sequence[Path]) -> None:
         everything = Path() in real and bool(directories)
         if below or everything or (len(found) > 1 and len(directories) == len(found)):
             link(directories, into / name, [Path()] if everything else below)
+        elif found[0].is_symlink() and not found[0].exists():  # libpq.so, of one package, leads to a file of another
+            (into / name).symlink_to(found[0].readlink())
         else:
             (into / name).symlink_to(found[0])
 

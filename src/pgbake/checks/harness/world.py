@@ -7,29 +7,25 @@ import signal
 import sys
 from pathlib import Path
 
-from pgbake.checks.harness.pgregress import Known, Teller, read_suite, run
+from pgbake.checks.harness.pgregress import Known, Teller, run
 from pgbake.checks.harness.report import Overdue, Report
 
 
 def main() -> int:
     """Build and test, as the variable ``world`` says; return the exit status."""
     report, variables = Report(), os.environ
-    teller = Teller(report, Path("/build/source"), Known({}))
+    teller = Teller(report, Path("/build/source"), Known({}), parts=True)
     limit = float(variables["limit"])
 
     def overdue(_signal: int, _frame: object) -> None:
         raise Overdue(f"it took longer than its limit of {limit:g} s", "")
 
-    def take(line: str) -> None:
-        where = read_suite(line)
-        if where is not None:
-            teller.prefix = f"{where}/"
-        teller.line(line)
-
     signal.signal(signal.SIGALRM, overdue)
     signal.setitimer(signal.ITIMER_REAL, limit)
     try:
-        status, said = run(["bash", "-eu", "-o", "pipefail", "-c", variables["world"]], Path("/build"), variables, take)
+        status, said = run(
+            ["bash", "-eu", "-o", "pipefail", "-c", variables["world"]], Path("/build"), variables, teller.line
+        )
         if status != 0 and not report.failed:
             report.stop(f"it ended with status {status}, and no test has failed", said)
         elif teller.count == 0:
