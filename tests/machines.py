@@ -36,7 +36,7 @@ class Booted:
     def command(self, *argv: str, user: str = "root") -> list[str]:
         """Return the command that runs a program in the machine."""
         environment = {
-            "PATH": f"{REPOSITORY}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8",
+            "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
         words = [f"{name}={value}" for name, value in environment.items()]
@@ -79,6 +79,12 @@ def booted(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) ->
     :param binds: further directories of this machine, each with its place there.
     """
     (tree / "etc/machine-id").write_text("")
+    # Another release's python3 is another one than that of the virtual environment.
+    packages = f"{REPOSITORY}/.venv/lib/python3.11/site-packages"
+    script = tree / "usr/local/bin/pgbake"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY}/src:{packages} exec /usr/bin/python3.11 -m pgbake "$@"\n')
+    script.chmod(0o755)
     nspawn = debian_tree("bookworm", ("systemd-container",))
     libraries = f"{nspawn}/usr/lib/x86_64-linux-gnu"
     shown = {REPOSITORY: REPOSITORY, shelf: Path("/shelf"), **(binds or {})}
