@@ -81,10 +81,10 @@ def booted(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) ->
     (tree / "etc/machine-id").write_text("")
     # Another release's python3 is another one than that of the virtual environment.
     packages = f"{REPOSITORY}/.venv/lib/python3.11/site-packages"
-    script = tree / "usr/local/bin/pgbake"
-    script.parent.mkdir(parents=True, exist_ok=True)
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY}/src:{packages} exec /usr/bin/python3.11 -m pgbake "$@"\n')
-    script.chmod(0o755)
+    wrapper = tree / "usr/local/bin/pgbake"
+    wrapper.parent.mkdir(parents=True, exist_ok=True)
+    wrapper.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY}/src:{packages} exec /usr/bin/python3.11 -m pgbake "$@"\n')
+    wrapper.chmod(0o755)
     nspawn = debian_tree("bookworm", ("systemd-container",))
     libraries = f"{nspawn}/usr/lib/x86_64-linux-gnu"
     shown = {REPOSITORY: REPOSITORY, shelf: Path("/shelf"), **(binds or {})}

@@ -39,13 +39,16 @@ def command(app: App, major: int | None, root: Path | None, purge: bool, dry_run
     with app.reporting() as report:
         what = installation(machine, report)
         left = {cluster.major for cluster in what.machine.record.clusters}
-        if major is None and not what.profiles.majors() and len(left) == 1:  # one that was killed
-            (major,) = left
+        record = what.machine.record
+        if (
+            major is None and not what.profiles.majors() and (record.parts or (purge and record.kept))
+        ):  # one that was killed
+            major = max(left, default=0)
         chosen = installed_major(what.profiles, major)
         done = what.uninstall(chosen, purge=purge, dry_run=dry_run)
 
     def tell() -> None:
-        app.say(f"PostgreSQL {chosen} is uninstalled")
+        app.say(f"PostgreSQL {chosen} is uninstalled" if chosen else "what was left is removed")
         for path in (
             *what.machine.record.kept,
             *(change.path for change in done.plan.changes if change.verb == "restore"),

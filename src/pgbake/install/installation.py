@@ -501,7 +501,9 @@ class Installation:
     def _uninstall(self, major: int, purge: bool, *, dry_run: bool) -> Done:
         current = self.profiles.current(major)
         gone = tuple(cluster for cluster in self.machine.record.clusters if cluster.major == major)
-        if current is None and not gone and not (purge and self.machine.record.kept):
+        # What a killed uninstall has left is removed by the next, whatever is recorded of its clusters by then.
+        halfway = not self.profiles.majors() and bool(self.machine.record.parts)
+        if current is None and not gone and not halfway and not (purge and self.machine.record.kept):
             raise ManifestError(
                 f"PostgreSQL {major} is not installed", hint="`pgbake generations` lists what is installed"
             )
