@@ -57,6 +57,15 @@ COMMANDS = {
         "run": "Run one program with the bundle's own first in PATH.",
         "shell": "Open a shell with the bundle's programs in PATH.",
     },
+    "An installed machine": {
+        "install": "Make a bundle the PostgreSQL of this machine.",
+        "upgrade": "Install the newest bundle of the name that is installed.",
+        "rollback": "Go back to the generation before, or to any other.",
+        "generations": "List what is installed, and what was before.",
+        "cluster": "Several servers side by side: list, create, drop.",
+        "service": "Run an installed server where there is no systemd.",
+        "uninstall": "Remove PostgreSQL from this machine; data stays.",
+    },
     "The store": {
         "gc": "Delete what nothing needs any more.",
         "roots": "List what keeps paths from being deleted, and who holds it.",

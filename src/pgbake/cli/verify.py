@@ -37,7 +37,7 @@ Examples:
 def command(app: App, paths: tuple[str, ...], no_contents: bool, references: bool, as_json: bool) -> None:
     """Check that all that the store's database says is true: that each path is there, that its contents are those
     that were registered, and that the database itself is sound. PATH is a store path or a link to one; all that it
-    refers to is checked with it.
+    refers to is checked with it. Without PATH, what is installed from this store is held against how it was made, too.
 
     The exit status is 1 where anything is wrong.
     """
@@ -47,16 +47,35 @@ def command(app: App, paths: tuple[str, ...], no_contents: bool, references: boo
         done = verify(
             app.store, chosen_paths(app, paths), contents=not no_contents, references=references, report=report
         )
+    installed = [] if paths else installed_findings(app)
     if as_json:
-        app.say_json(as_json_value(done))
+        app.say_json(as_json_value(done) | {"installed": [{"path": p, "what": what} for p, what in installed]})
     else:
         show_findings(app, done.findings)
-        if not done.findings:
+        for path, what in installed:
+            app.say(f"{'installed':10} {path}")
+            app.say(f"{'':10}   {what}")
+        if not (done.findings or installed):
             read = "all there" if no_contents else f"{human_size(done.nar_bytes)} read: all as registered"
             app.say(f"{done.paths} path{'s' if done.paths != 1 else ''}, {read}")
     if done.findings:
         count = len(done.findings)
         raise StoreError(f"the store is damaged: {count} finding{'s' if count > 1 else ''}", hint="run `pgbake repair`")
+    if installed:
+        raise StoreError(
+            f"what is installed is not as it was made: {len(installed)} finding{'s' if len(installed) > 1 else ''}",
+            hint="run the last `pgbake install` again: it makes what is missing",
+        )
+
+
+def installed_findings(app: App) -> list[tuple[str, str]]:
+    """Return what of the machine that is installed from this store is not as it was made."""
+    if not (app.store_root / "nix/var/pgbake/machine.json").exists():
+        return []
+    from pgbake.events import silent
+    from pgbake.install.installation import Installation
+
+    return Installation(app.store, silent).inspect()
 
 
 def chosen_paths(app: App, names: Iterable[str]) -> list[StorePath] | None:

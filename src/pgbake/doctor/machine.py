@@ -32,6 +32,16 @@ def examine_machine() -> Iterator[Finding]:
     yield _shared_memory(Path("/dev/shm"))
     yield _clock()
     yield _user()
+    yield from _selinux()
+
+
+def _selinux() -> Iterator[Finding]:
+    """Tell what SELinux forbids to a service that runs from ``/nix``; nothing where there is no SELinux."""
+    from pgbake.install.host import selinux_problem
+
+    found = selinux_problem()
+    if found is not None:
+        yield warning("selinux", found[0], found[1])
 
 
 def examine_programs(path: str | None = None) -> Iterator[Finding]:

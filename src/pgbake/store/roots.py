@@ -166,6 +166,23 @@ def link_roots(directory: Path, links: Mapping[str, StorePath], state_dir: Path 
         raise host_error(error, f"cannot make links in {directory}") from error
 
 
+def link_inner_root(state_dir: Path, link: Path) -> None:
+    """Make a link that lies below the store's own ``nix/var`` an indirect root for as long as it stays.
+
+    Its entry is relative: so it holds for a tree that is looked at from outside, and for the machine that it becomes.
+
+    :raises OSError: it cannot be written.
+    """
+    auto = state_dir / "gcroots" / "auto"
+    inside = f"/nix/var/{link.relative_to(state_dir.parent)}"
+    entry = auto / base32.encode(hashlib.sha1(os.fsencode(inside)).digest())
+    if not entry.is_symlink():
+        auto.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            entry.symlink_to(os.path.relpath(link, auto))
+        flush_directory(auto)
+
+
 def _links_below(directory: Path) -> Iterator[Path]:
     for place, directories, files in os.walk(directory):
         for name in (*directories, *files):

@@ -1,0 +1,232 @@
+"""The one definition of what a machine with PostgreSQL has, as data: ``machine.toml``, and the templates in ``files/``.
+
+:func:`render` turns its rows and the values of one machine (which major versions, which clusters) into parts: accounts,
+directories, files and links with their final paths and contents. `pgbake.machine.apply` holds these against a machine
+or an offline tree. The files for systemd-sysusers and systemd-tmpfiles are written from the same rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from pgbake.toml import load_toml
+
+Scope = Literal["machine", "default", "major", "cluster"]
+Kind = Literal["directory", "link", "file"]
+
+_DIRECTORY = Path(str(resources.files("pgbake"))) / "machine"
+_VALUE = re.compile(r"@([a-z]+)@")
+
+
+class GroupRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A group of the system."""
+
+    name: str
+
+
+class UserRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An account of the system, that nobody logs in to by password."""
+
+    name: str
+    group: str
+    comment: str
+    home: str
+    shell: str
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What directories, links and files have in common; see ``machine.toml`` for the words."""
+
+    path: str
+    scope: Scope
+    owner: str = "root"
+    group: str | None = None
+    mode: str | None = None
+    target: str | None = None
+    template: str | None = None
+    rendered: Literal["sysusers", "tmpfiles"] | None = None
+    each: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
+    keep: bool = False
+    data: bool = False
+    runtime: bool = False
+
+
+class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All rows."""
+
+    group: tuple[GroupRow, ...]
+    user: tuple[UserRow, ...]
+    directory: tuple[Row, ...]
+    link: tuple[Row, ...]
+    file: tuple[Row, ...]
+
+
+class Cluster(msgspec.Struct, frozen=True, order=True):
+    """A data directory with its server: of a major version, by a name.
+
+    :param locale: of new databases and of messages.
+    """
+
+    major: int
+    name: str
+    port: int
+    locale: str = "C.UTF-8"
+
+    @property
+    def label(self) -> str:
+        """As people write it: ``15/main``."""
+        return f"{self.major}/{self.name}"
+
+    @property
+    def unit(self) -> str:
+        """The unit that runs its server."""
+        return f"postgresql@{self.major}-{self.name}.service"
+
+    @property
+    def data(self) -> str:
+        """Its data directory."""
+        return f"/var/lib/postgresql/{self.major}/{self.name}"
+
+    @property
+    def conf(self) -> str:
+        """The directory of its configuration."""
+        return f"/etc/postgresql/{self.major}/{self.name}"
+
+    @property
+    def log(self) -> str:
+        """Its log."""
+        return f"/var/log/postgresql/postgresql-{self.major}-{self.name}.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that a machine is to have.
+
+    :param major: the major version that it is there for; None of what all share.
+    """
+
+    kind: Kind
+    path: str
+    mode: int = 0
+    owner: str = "root"
+    group: str = "root"
+    target: str = ""
+    content: bytes = b""
+    unless: tuple[str, ...] = ()
+    keep: bool = False
+    data: bool = False
+    runtime: bool = False
+    major: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A definition with the values of one machine."""
+
+    groups: tuple[GroupRow, ...] = ()
+    users: tuple[UserRow, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+
+@cache
+def definition() -> Definition:
+    """Read the definition.
+
+    :raises ManifestError: it is wrong; file and line are named.
+    """
+    return load_toml(_DIRECTORY / "machine.toml", Definition)
+
+
+def render(majors: Iterable[int], clusters: Iterable[Cluster], default: int | None) -> Rendered:
+    """Return what a machine has for some major versions and clusters; nothing at all where there is no version.
+
+    :param default: the version whose programs have the plain names, such as ``/usr/bin/psql``.
+    """
+    rows = definition()
+    majors = sorted(majors)
+    if not majors:
+        return Rendered()
+    places: dict[Scope, Sequence[tuple[int | None, Mapping[str, str]]]] = {
+        "machine": [(None, {})],
+        "default": [] if default is None else [(default, {"major": str(default)})],
+        "major": [(major, {"major": str(major)}) for major in majors],
+        "cluster": [(cluster.major, _values(cluster)) for cluster in sorted(clusters)],
+    }
+    parts: list[Part] = []
+    kinds: tuple[tuple[Kind, tuple[Row, ...]], ...] = (
+        ("directory", rows.directory), ("file", rows.file), ("link", rows.link),
+    )  # fmt: skip
+    for kind, found in kinds:
+        for row in found:
+            for major, values in places[row.scope]:
+                parts += [_part(kind, row, major, {**values, "each": each}) for each in row.each or ("",)]
+    made = [part for part in parts if part.runtime]
+    return Rendered(rows.group, rows.user, tuple(_written(part, rows, made) for part in parts))
+
+
+def _values(cluster: Cluster) -> dict[str, str]:
+    return {
+        "major": str(cluster.major), "cluster": cluster.name, "port": str(cluster.port), "locale": cluster.locale,
+    }  # fmt: skip
+
+
+def _part(kind: Kind, row: Row, major: int | None, values: Mapping[str, str]) -> Part:
+    def fill(text: str) -> str:
+        return _VALUE.sub(lambda found: values.get(found[1], found[0]), text)
+
+    content = b""
+    if row.template is not None:
+        content = fill((_DIRECTORY / "files" / row.template).read_text(encoding="utf-8")).encode()
+    elif row.rendered is not None:
+        content = row.rendered.encode()
+    owner = row.owner
+    return Part(
+        kind,
+        fill(row.path),
+        int(row.mode, 8) if row.mode else 0o755 if kind == "directory" else 0o644,
+        owner,
+        row.group or owner,
+        fill(row.target or ""),
+        content,
+        tuple(fill(path) for path in row.unless),
+        row.keep,
+        row.data,
+        row.runtime,
+        major,
+    )
+
+
+def _written(part: Part, rows: Definition, runtime: Iterable[Part]) -> Part:
+    """Return a part with the text that is made of other rows."""
+    import dataclasses
+
+    writers = {b"sysusers": lambda: _sysusers(rows), b"tmpfiles": lambda: _tmpfiles(runtime)}
+    if part.kind != "file" or part.content not in writers:
+        return part
+    return dataclasses.replace(part, content="".join(f"{line}\n" for line in writers[part.content]()).encode())
+
+
+def _sysusers(rows: Definition) -> Iterator[str]:
+    """Write accounts as sysusers.d(5) has them."""
+    yield "# The accounts that PostgreSQL runs as, for a machine that is made anew."
+    for group in rows.group:
+        yield f"g {group.name} -"
+    for user in rows.user:
+        yield f'u {user.name} -:{user.group} "{user.comment}" {user.home} {user.shell}'
+
+
+def _tmpfiles(parts: Iterable[Part]) -> Iterator[str]:
+    """Write what begins empty at each boot as tmpfiles.d(5) has it."""
+    yield "# Made at each boot, before PostgreSQL starts."
+    for part in parts:
+        letter = "d" if part.kind == "directory" else "f"
+        yield f"{letter} {part.path} {part.mode:04o} {part.owner} {part.group} -"

@@ -1,0 +1,38 @@
+"""The table of a machine, rendered for values."""
+
+from __future__ import annotations
+
+from pgbake.machine.definition import Cluster, definition, render
+
+MAIN = Cluster(15, "main", 5432)
+
+
+def test_no_version_means_nothing() -> None:
+    assert render([], [], None).parts == ()
+
+
+def test_every_value_is_filled_in() -> None:
+    for part in render([15, 17], [MAIN, Cluster(17, "main", 5433)], 15).parts:
+        for text in (part.path, part.target, *part.unless, part.content.decode()):
+            assert not any(f"@{name}@" in text for name in ("major", "cluster", "port", "locale", "each")), part.path
+
+
+def test_units_are_named_after_their_cluster() -> None:
+    parts = {part.path: part for part in render([15], [MAIN], 15).parts}
+    unit = parts["/etc/systemd/system/postgresql@15-main.service"].content.decode()
+    assert "Type=notify" in unit and "Requires=postgresql-init@15-main.service" in unit
+    assert MAIN.unit == "postgresql@15-main.service"
+
+
+def test_plain_names_are_those_of_one_version() -> None:
+    parts = render([15, 17], [MAIN], 17).parts
+    assert [p.target for p in parts if p.path == "/usr/bin/psql"] == ["/usr/lib/postgresql/17/bin/psql"]
+
+
+def test_systemds_files_are_made_of_the_same_rows() -> None:
+    parts = {part.path: part.content.decode() for part in render([15], [MAIN], 15).parts}
+    assert "d /run/postgresql 2775 postgres postgres -" in parts["/etc/tmpfiles.d/pgbake-postgresql.conf"]
+    user = definition().user[0]
+    assert (
+        f'u {user.name} -:{user.group} "{user.comment}" {user.home}' in parts["/etc/sysusers.d/pgbake-postgresql.conf"]
+    )
