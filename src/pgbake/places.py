@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
 from pgbake.errors import StoreError
 
@@ -42,6 +43,37 @@ def store_root(option: Path | None) -> Path:
     if os.geteuid() == 0 and not nix_owns_the_store():
         return Path("/")
     return data_dir() / "store"
+
+
+Engine = Literal["local", "nix"]
+
+
+def engine(option: Path | None, choice: Engine | None) -> tuple[Engine, str]:
+    """Return which engine builds, and why: ``local``, in a store of pgbake's own, or ``nix``, the Nix of this machine.
+
+    :param option: the root of a store that was named.
+    :param choice: the engine that was named.
+    :raises StoreError: both were named, and do not go together; or there is no Nix.
+    """
+    if choice == "nix":
+        if option is not None:
+            raise StoreError(
+                "the engine nix builds in Nix's own store, and another one is named",
+                hint="leave --store (and PGBAKE_STORE) away, or --engine nix",
+            )
+        if not nix_owns_the_store():
+            raise StoreError(
+                "there is no Nix on this machine: no daemon, and no nix-store in PATH",
+                hint="as root: apt-get install nix-bin; or build without it: --engine local",
+            )
+        return "nix", "it was named"
+    if choice == "local":
+        return "local", "it was named"
+    if option is not None:
+        return "local", "a store of its own was named"
+    if nix_owns_the_store():
+        return "nix", "a real Nix owns /nix"
+    return "local", "there is no Nix on this machine"
 
 
 def nix_has_taken_over() -> bool:

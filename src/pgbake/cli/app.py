@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from pgbake.events import Sink
+    from pgbake.places import Engine
     from pgbake.project import Project
     from pgbake.store.local import LocalStore
 
@@ -27,6 +28,14 @@ class App:
     store_option: Path | None
     progress: str
     verbose: bool
+    engine_choice: Engine | None = None
+
+    @property
+    def engine(self) -> tuple[Engine, str]:
+        """Which engine builds, and why."""
+        from pgbake.places import engine
+
+        return engine(self.store_option, self.engine_choice)
 
     @cached_property
     def project(self) -> Project:
@@ -50,10 +59,18 @@ class App:
 
     def open_store(self, *, release_reserve: bool = False) -> LocalStore:
         """Open the store until the command ends; see :class:`LocalStore`."""
-        from pgbake.places import store_root
+        from pgbake.places import data_dir, store_root
         from pgbake.store.local import LocalStore
 
-        store = LocalStore(store_root(self.store_option), release_reserve=release_reserve)
+        store: LocalStore
+        if self.engine[0] == "nix":
+            from pgbake.store.nix import NixStore
+
+            store = NixStore(data_dir())
+            if release_reserve:
+                store.require_own()
+        else:
+            store = LocalStore(store_root(self.store_option), release_reserve=release_reserve)
         store.temp_roots.on_wait = lambda holder: self.note(f"garbage is collected by {holder}; waiting for it")
         click.get_current_context().call_on_close(store.close)
         return store
@@ -62,6 +79,9 @@ class App:
     def store_root(self) -> Path:
         """The root below which the store lies."""
         from pgbake.places import store_root
+
+        if self.engine[0] == "nix":
+            return Path("/")
 
         return store_root(self.store_option)
 

@@ -73,7 +73,7 @@ def substituters(
     caches: list[Source] = [open_source(url) for url in urls]
     if not urls:
         caches = [open_source(setting.url, setting.priority) for setting in found.caches]
-        if app.store_option is None and nix_has_taken_over():
+        if app.engine[0] == "local" and app.store_option is None and nix_has_taken_over():
             # What root had built at /nix is Nix's now; it is taken from there instead of built again.
             try:
                 caches.insert(0, LocalSource(SCHEME))

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from pgbake import __version__
 from pgbake.cli.app import App
 from pgbake.cli.lazy import LazyGroup
 from pgbake.errors import CommandError, PgbakeError
+
+if TYPE_CHECKING:
+    from pgbake.places import Engine
 
 #: Command -> what it does, in the order and the groups of `pgbake --help`.
 COMMANDS = {
@@ -96,14 +100,25 @@ COMMANDS = {
     help="Root below which the store lies, as DIR/nix/store.",
 )  # fmt: skip
 @click.option(
+    "--engine", type=click.Choice(["local", "nix"]), envvar="PGBAKE_ENGINE", show_envvar=True,
+    help="Who builds: pgbake itself, or the Nix of this machine [default: Nix where it owns /nix].",
+)  # fmt: skip
+@click.option(
     "--progress", type=click.Choice(["auto", "plain", "json", "none"]), default="auto",
     help="How work under way is shown on standard error.",
 )  # fmt: skip
 @click.option("-v", "--verbose", is_flag=True, help="Show every line that builds print.")
 @click.pass_context
-def pgbake(ctx: click.Context, directory: Path, store: Path | None, progress: str, verbose: bool) -> None:
+def pgbake(
+    ctx: click.Context,
+    directory: Path,
+    store: Path | None,
+    engine: Engine | None,
+    progress: str,
+    verbose: bool,
+) -> None:
     """Unmodified PostgreSQL plus extensions as one reproducible bundle, built from source."""
-    ctx.obj = App(directory, store, progress, verbose)
+    ctx.obj = App(directory, store, progress, verbose, engine)
 
 
 def main() -> None:

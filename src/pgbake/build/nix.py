@@ -1,0 +1,262 @@
+"""The engine ``nix``: derivations are given to a real Nix, which builds them, here or on its remote builders.
+
+All of a plan's builds are one request, so that Nix spreads them over its machines. What it tells of them becomes the
+events of pgbake's own progress; logs are where Nix keeps them, which is where the local engine puts its own.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from pgbake.build.engine import CHECK, BuildOptions, Find, short_name
+from pgbake.build.log import OF_CHECKS, SHOWN_LINES
+from pgbake.errors import BuildError, HostError, PgbakeError
+from pgbake.events import Finished, LogLine, Notice, PhaseChanged, Sink, Started
+from pgbake.formats.derivation import Derivation
+from pgbake.formats.storepath import StorePath
+from pgbake.store.daemon import (
+    BUILD,
+    LOG_LINE,
+    SET_PHASE,
+    Activity,
+    Connection,
+    DaemonError,
+    Message,
+    Result,
+    Stopped,
+    Told,
+)
+from pgbake.store.nix import NixStore
+
+Takes = Callable[[Derivation, BuildError], bool]
+
+#: What bubblewrap says where a machine forbids the namespaces that a build root is entered by.
+_NO_NAMESPACES = re.compile(
+    r"bwrap: .*(No permissions to create new namespace|setting up uid map|Creating new namespace)"
+)
+#: What Nix says, from version to version, of a builder that it cannot reach, and of having none at all.
+_UNREACHABLE = re.compile(r"cannot build on '?(?P<where>[^':]+(?:://[^']+)?)'?: (?P<why>.*)")
+_NOBODY = re.compile(r"unable to start any build|[Rr]equired system|required \(system, features\)|is required to build")
+
+
+@dataclass
+class _Running:
+    """A build of which Nix has told, and not yet that it ended."""
+
+    derivation: Derivation
+    begun: float
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_LINES))
+    phase: str = "start"
+
+
+class NixEngine:
+    """Builds derivations by the Nix of this machine.
+
+    :param settings: of Nix's configuration for these builds, such as ``builders``.
+    """
+
+    def __init__(
+        self,
+        store: NixStore,
+        report: Sink,
+        find: Find,
+        cores: int = 0,
+        options: BuildOptions | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self._store = store
+        self._report = report
+        self._find = find
+        self._cores = cores
+        self._options = options or BuildOptions()
+        self._settings = dict(settings or {})
+        self._connection: Connection | None = None
+        self._turn = threading.Lock()
+        self._cancelled = False
+        self._running: dict[int, _Running] = {}
+        self._ended: dict[StorePath, _Running] = {}
+        self._said: list[str] = []
+
+    def cancel(self) -> None:
+        """Stop what is being built, from another thread."""
+        with self._turn:
+            self._cancelled = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+    def build(self, derivations: Iterable[Derivation], takes: Takes | None = None) -> None:
+        """Build derivations whose inputs are valid, or built by others of them.
+
+        :param takes: see :func:`pgbake.build.realise.realise`.
+        :raises BuildError: one failed; its last lines and the log's place are told.
+        :raises HostError: Nix cannot start builds at all.
+        """
+        derivations = list(derivations)
+        for derivation in derivations:
+            for needed in derivation.input_drvs:
+                self._register(needed)
+            self._register(derivation.path)
+        connection = Connection()
+        with self._turn:
+            self._connection = connection
+        try:
+            self._configure(connection, keep_going=takes is not None)
+            trouble = None
+            try:
+                connection.build([derivation.path for derivation in derivations], self._hear)
+            except DaemonError as error:
+                trouble = str(error)
+        finally:
+            self._end_all()
+            connection.close()
+            self._store.refresh()
+        if self._cancelled:
+            raise BuildError("the builds were stopped")
+        failed = [
+            one for one in derivations if self._store.valid(one.output_paths.values()) != set(one.output_paths.values())
+        ]
+        if failed:
+            self._judge(failed, trouble or "", takes)
+
+    def _register(self, path: StorePath) -> None:
+        """Give Nix a derivation, and before it those that it names."""
+        if self._store.valid([path]):
+            return
+        derivation = self._find(path)
+        for needed in derivation.input_drvs:
+            self._register(needed)
+        self._store.add_text(path, derivation.to_aterm(), derivation.references, derivation.output_paths)
+
+    def _configure(self, connection: Connection, *, keep_going: bool) -> None:
+        if connection.trusted is False and self._settings:
+            raise HostError(
+                f"Nix's daemon does not let you choose {' or '.join(sorted(self._settings))}: you are no trusted user",
+                hint="in its nix.conf, let trusted-users name you, or let an administrator set builders there",
+            )
+        connection.set_options(
+            self._settings, keep_going=keep_going, cores=self._cores, max_silent=int(self._options.max_silent or 0)
+        )
+
+    # --- what Nix tells ---------------------------------------------------------------------------
+
+    def _hear(self, told: Told) -> None:
+        match told:
+            case Activity(type=type) if type == BUILD:
+                self._begin(told)
+            case Result(type=type, fields=(str(line), *_)) if type == LOG_LINE:
+                self._line(told.id, line)
+            case Result(type=type, fields=(str(phase), *_)) if type == SET_PHASE:
+                if running := self._running.get(told.id):
+                    running.phase = phase
+                    self._report(PhaseChanged(str(running.derivation.path), phase))
+            case Stopped(id) if id in self._running:
+                self._end(id)
+            case Message(text):
+                self._said.append(text)
+                if unreachable := _UNREACHABLE.search(text):
+                    self._report(Notice("warning", f"builder {unreachable['where']}: {unreachable['why']}"))
+
+    def _begin(self, activity: Activity) -> None:
+        path = StorePath.parse(str(activity.fields[0]).partition("!")[0])
+        derivation = self._find(path)
+        machine = str(activity.fields[1]) if len(activity.fields) > 1 else ""
+        self._running[activity.id] = _Running(derivation, time.monotonic())
+        title = short_name(derivation) if kind_of(derivation) == "check" else derivation.name
+        self._report(Started(str(path), kind_of(derivation), f"{title} on {machine}" if machine else title))
+
+    def _line(self, id: int, line: str) -> None:
+        running = self._running.get(id)
+        if running is None:
+            return
+        task = str(running.derivation.path)
+        if line.startswith(OF_CHECKS):
+            with suppress(msgspec.MsgspecError, KeyError, TypeError):
+                self._report(PhaseChanged(task, msgspec.json.decode(line[len(OF_CHECKS) :])["begin"]))
+            return
+        running.last.append(line)
+        self._report(LogLine(task, line))
+
+    def _end(self, id: int) -> None:
+        running = self._running.pop(id)
+        self._ended[running.derivation.path] = running
+        self._store.refresh()
+        outputs = set(running.derivation.output_paths.values())
+        done = self._store.valid(outputs) == outputs
+        outcome: Literal["done", "failed", "cancelled"] = (
+            "done" if done else "cancelled" if self._cancelled else "failed"
+        )
+        self._report(Finished(str(running.derivation.path), outcome, time.monotonic() - running.begun))
+
+    def _end_all(self) -> None:
+        for id in list(self._running):
+            self._end(id)
+
+    # --- what went wrong --------------------------------------------------------------------------
+
+    def _judge(self, failed: list[Derivation], trouble: str, takes: Takes | None) -> None:
+        """Raise what is to be told of builds that did not come about, unless all of it is taken."""
+        tried = [derivation for derivation in failed if derivation.path in self._ended]
+        if not tried:
+            raise self._not_started(failed, trouble)
+        for derivation in tried:
+            error = self._failure(derivation, trouble)
+            if takes is None or not isinstance(error, BuildError) or not takes(derivation, error):
+                raise error
+
+    def _failure(self, derivation: Derivation, trouble: str) -> PgbakeError:
+        running = self._ended[derivation.path]
+        lines = "\n".join(running.last)
+        is_check = kind_of(derivation) == "check"
+        name = short_name(derivation)
+        what = f"the check {name} failed" if is_check else f"{derivation.name} failed to build in phase {running.phase}"
+        if _NO_NAMESPACES.search(lines):
+            return HostError(
+                f"{what}: the machine that built it forbids user namespaces",
+                hint="`pgbake builders check` says which, and what to do there",
+                detail=lines,
+            )
+        why = next((line.strip() for line in trouble.splitlines() if derivation.path.basename in line), "")
+        why = why.partition(f"{derivation.path}'")[2].strip(" ;:") or "its builder failed"
+        return BuildError(
+            f"{what}: {why}",
+            hint=f"the whole log: pgbake log {name} (kept in {self._store.log_file(derivation.path)})",
+            detail=lines,
+        )
+
+    def _not_started(self, failed: list[Derivation], trouble: str) -> PgbakeError:
+        said = [text for text in self._said if _UNREACHABLE.search(text)]
+        message = f"Nix cannot build {failed[0].name}: {_first(trouble)}"
+        if said:
+            found = _UNREACHABLE.search(said[-1])
+            assert found is not None
+            return HostError(
+                f"no builder could be reached; {found['where']}: {found['why']}",
+                hint="`pgbake builders check` asks each of them, and says what to do",
+                detail="\n".join(said),
+            )
+        if _NOBODY.search(trouble):
+            return HostError(
+                message,
+                hint="no machine of Nix's may build it: see `pgbake builders check`, and max-jobs in nix.conf",
+                detail=trouble,
+            )
+        return BuildError(message, hint="what Nix says is above; or build without it: --engine local", detail=trouble)
+
+
+def kind_of(derivation: Derivation) -> Literal["build", "check"]:
+    """Return which kind of task a derivation's build is."""
+    return "check" if derivation.env.get("pname", "").startswith(CHECK) else "build"
+
+
+def _first(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0].removeprefix("error: ") if lines else "it does not say why"

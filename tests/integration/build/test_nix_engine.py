@@ -1,0 +1,52 @@
+"""The engine ``nix``: a real Nix at ``/nix`` builds what pgbake asks for, and pgbake writes nothing there by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pgbake.bundle.merge import Bundle
+from pgbake.formats import base32
+from pgbake.store.local import LocalStore
+from tests.nixhost import NixHost
+from tests.oracle import Oracle
+from tests.projects import TestProject
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def host(nix: Oracle, tmp_path: Path) -> NixHost:
+    return NixHost(nix, tmp_path)
+
+
+def forget(nix: Oracle, *outputs: str) -> None:
+    """Let Nix delete outputs, and with them whatever refers to them."""
+    closure = nix.run("nix-store", "-q", "--referrers-closure", *outputs).stdout.decode().split()
+    nix.run("nix-store", "--delete", "--ignore-liveness", *closure)
+    assert not any(nix.on_disk(output).exists() for output in outputs)
+
+
+def test_what_is_built_is_what_the_local_engine_builds(
+    host: NixHost, project: TestProject, bundle: Bundle, store: LocalStore
+) -> None:
+    goals = [bundle.by_name()[name] for name in ("pgvector", "bundle")]
+    forget(host.oracle, *(goal.outputs["out"].path for goal in goals))
+    done = host.pgbake(project, "build")
+    assert done.stdout.strip() == str(bundle.path)
+    assert "building postgresql-15-pgvector" in done.stderr and "built postgresql-15-pgvector" in done.stderr
+    for goal in goals:
+        path = goal.output_paths["out"]
+        known = host.oracle.run("nix-store", "-q", "--hash", str(path)).stdout.decode().strip()
+        assert known == f"sha256:{base32.encode(store.info(path).nar_sha256)}"
+    # What ./result points at is a root of Nix's.
+    dead = host.oracle.run("nix-store", "--gc", "--print-dead", binds=[project.directory]).stdout.decode().split()
+    assert str(bundle.path) not in dead
+    assert host.pgbake(project, "build").stderr == ""
+
+
+def test_checks_run_in_it(host: NixHost, project: TestProject) -> None:
+    (outcome,) = json.loads(host.pgbake(project, "check", "smoke/pgvector", "--json", "--again").stdout)
+    assert outcome["state"] == "passed" and outcome["tests"]
