@@ -1,5 +1,6 @@
-"""A machine with a real Nix at ``/nix``: pgbake runs in a mount namespace that shows the oracle's store there, and finds
-in PATH programs that run that Nix.
+"""A machine with a real Nix at ``/nix``: pgbake runs in a mount namespace that shows the oracle's store there.
+
+It finds in PATH programs that run that Nix.
 """
 
 from __future__ import annotations

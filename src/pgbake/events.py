@@ -15,7 +15,7 @@ from typing import Literal
 
 TaskKind = Literal[
     "resolve", "fetch", "unpack", "build", "start", "push", "pull", "delete", "verify", "optimise", "sign", "export",
-    "import", "check",
+    "import", "check", "pack",
 ]  # fmt: skip
 Outcome = Literal["done", "failed", "cancelled"]
 

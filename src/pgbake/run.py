@@ -24,6 +24,8 @@ PACKAGE_OF_PROGRAM = {
     "apt-cache": "apt",
     "apt-config": "apt",
     "bwrap": "bubblewrap",
+    "dpkg-deb": "dpkg",
+    "gpg": "gpg",
     "gpgv": "gpgv",
 }
 

@@ -44,6 +44,9 @@ COMMANDS = {
         "check": "Test the bundle on live servers.",
         "report": "Write a page on the bundle: contents, size, builds, checks, changes.",
     },
+    "Packages for Debian": {
+        "deb": "Make Debian packages of the bundle and of its extensions.",
+    },
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",
         "pull": "Take the bundle, or any path, from binary caches.",

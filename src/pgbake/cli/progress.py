@@ -37,6 +37,7 @@ _VERBS = {
     "verify": ("verifying", "verified"),
     "optimise": ("optimising", "optimised"),
     "sign": ("signing", "signed"),
+    "pack": ("packing", "packed"),
     "export": ("exporting", "exported"),
     "import": ("importing", "imported"),
     "check": ("checking", "passed"),
