@@ -119,10 +119,12 @@ def test_they_need_no_project(example: TestProject, elsewhere: Path) -> None:
 
 
 def pretend_nix(elsewhere: Path) -> dict[str, str]:
-    """Return the environment of a machine on which Nix is installed, as its programs in PATH tell."""
+    """Return the environment of a machine on which Nix is installed, as programs in PATH tell, and builds nothing."""
     (elsewhere / "nix-store").write_text("#!/bin/sh\n")
     (elsewhere / "nix-store").chmod(0o755)
-    environment = os.environ | {"PATH": f"{elsewhere}:{os.environ['PATH']}", "XDG_DATA_HOME": str(elsewhere / "data")}
+    environment = os.environ | {
+        "PATH": f"{elsewhere}:{os.environ['PATH']}", "XDG_DATA_HOME": str(elsewhere / "data"), "PGBAKE_ENGINE": "local",
+    }  # fmt: skip
     environment.pop("PGBAKE_STORE", None)
     return environment
 
