@@ -39,10 +39,10 @@ def command(ctx: click.Context, app: App, offline: bool, as_json: bool) -> None:
     """
     from pgbake.doctor.examination import examine
     from pgbake.doctor.finding import all_findings
-    from pgbake.places import cache_dir, data_dir, store_root
+    from pgbake.places import cache_dir, data_dir
 
     mirrors, suite = _platform(app)
-    report = examine(store_root(app.store_option), cache_dir(), data_dir(), mirrors, suite, offline)
+    report = examine(app.store_root, cache_dir(), data_dir(), mirrors, suite, app.engine, offline)
     problems = [finding for finding in all_findings(report) if finding.state == "problem"]
     warnings = [finding for finding in all_findings(report) if finding.state == "warning"]
     if as_json:
