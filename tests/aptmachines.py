@@ -88,7 +88,9 @@ class Machine:
             ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-euc", outer],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"{script}\nexit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        assert done.returncode == 0, (
+            f"exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}\n{script[:800]}"
+        )
         return done.stdout
 
     def apt(self, repository: str = "/mnt/repo") -> None:

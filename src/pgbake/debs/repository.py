@@ -30,6 +30,7 @@ from pathlib import Path
 from pgbake.errors import ManifestError, host_error
 from pgbake.files import write_whole
 from pgbake.run import run
+from pgbake.store.local import remove_tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ class Repository:
             raise host_error(error, f"cannot write {self.root}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for left in self.root.glob("pool/main/*/.packing-*"):  # by a run that was killed
+                remove_tree(left)
             yield
         finally:
             os.close(descriptor)

@@ -88,3 +88,9 @@ def test_equal_trees_give_equal_bytes(repository: Repository, tmp_path: Path) ->
 def test_the_newest_is_dpkgs_newest() -> None:
     entries = [Entry(f"Package: a\nVersion: {version}") for version in ("1.10-1", "1.9-1", "1.10-1~rc1")]
     assert [entry.version for entry in newest(entries)] == ["1.10-1"]
+
+
+def test_what_a_killed_run_left_goes(repository: Repository, tmp_path: Path) -> None:
+    (repository.pool("a") / ".packing-x/tree").mkdir(parents=True)
+    publish(repository, deb(repository, tmp_path, "1"))
+    assert [file.name for file in repository.pool("a").iterdir()] == ["a_1_amd64.deb"]
