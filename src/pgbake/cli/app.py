@@ -67,13 +67,25 @@ class App:
             from pgbake.store.nix import NixStore
 
             store = NixStore(data_dir())
-            if release_reserve:
-                store.require_own()
         else:
             store = LocalStore(store_root(self.store_option), release_reserve=release_reserve)
         store.temp_roots.on_wait = lambda holder: self.note(f"garbage is collected by {holder}; waiting for it")
         click.get_current_context().call_on_close(store.close)
         return store
+
+    def require_own_store(self) -> None:
+        """Refuse to care for a store that is Nix's.
+
+        :raises StoreError: it is.
+        """
+        from pgbake.errors import StoreError
+
+        if self.engine[0] == "nix":
+            raise StoreError(
+                "the store at /nix/store belongs to Nix, which is installed on this machine",
+                hint="`nix-store --gc`, `--verify`, `--repair-path` and `--optimise` care for it; with "
+                "--engine local, pgbake has a store of its own",
+            )
 
     @property
     def store_root(self) -> Path:

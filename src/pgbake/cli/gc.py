@@ -58,6 +58,7 @@ def command(
     from pgbake.places import data_dir
     from pgbake.store.collector import GcOptions, collect_garbage
 
+    app.require_own_store()
     store = app.open_store(release_reserve=not dry_run)
     if not dry_run and (data_dir() / "checks").exists():
         from pgbake.checks.record import let_go_of_the_gone

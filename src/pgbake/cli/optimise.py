@@ -26,6 +26,7 @@ def command(app: App, dry_run: bool, as_json: bool) -> None:
     """
     from pgbake.store.optimise import optimise
 
+    app.require_own_store()
     with app.reporting() as report:
         done = optimise(app.store, dry_run=dry_run, report=report)
     if as_json:

@@ -58,6 +58,7 @@ def command(app: App, paths: tuple[str, ...], dry_run: bool, cores: int | None, 
     from pgbake.cli.goals import input_provider
     from pgbake.store.verify import verify
 
+    app.require_own_store()
     salvaged = _mend_database(app, dry_run)
     wanted = chosen_paths(app, paths)
     graph = _project_graph(app)

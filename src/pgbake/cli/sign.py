@@ -36,6 +36,7 @@ def command(app: App, names: tuple[str, ...], files: tuple[Path, ...], dry_run: 
     from pgbake.errors import ManifestError
     from pgbake.signing import secret_keys, sign_paths, signatures_of
 
+    app.require_own_store()
     with app.reporting() as report:
         keys = secret_keys(files, report)
     if not keys:

@@ -160,9 +160,6 @@ class LocalStore:
                 hint="mount it writable, run as its owner, or name a store of your own with --store DIR",
             )
 
-    def require_own(self) -> None:
-        """Check that pgbake may collect, replace and link paths of this store by itself; it may, unless it is Nix's."""
-
     def _check_schema(self) -> None:
         try:
             version = (self.state_dir / "db/schema").read_text().strip()

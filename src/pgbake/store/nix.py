@@ -165,17 +165,6 @@ class NixStore(LocalStore):
     def flush(self) -> None:
         """Do nothing: Nix brings to disk what it takes."""
 
-    def require_own(self) -> None:
-        """Refuse what only a store of pgbake's own allows.
-
-        :raises StoreError: always.
-        """
-        raise StoreError(
-            "the store at /nix/store belongs to Nix, which is installed on this machine",
-            hint="`nix-store --gc`, `--verify`, `--repair-path` and `--optimise` care for it; with "
-            "--engine local, pgbake has a store of its own",
-        )
-
     def add_source(
         self,
         name: str,

@@ -10,6 +10,7 @@ import pytest
 from pgbake.bundle.merge import Bundle
 from pgbake.formats import base32
 from pgbake.store.local import LocalStore
+from tests.integration.build.test_failures import change_numeral
 from tests.nixhost import NixHost
 from tests.oracle import Oracle
 from tests.projects import TestProject
@@ -50,3 +51,20 @@ def test_what_is_built_is_what_the_local_engine_builds(
 def test_checks_run_in_it(host: NixHost, project: TestProject) -> None:
     (outcome,) = json.loads(host.pgbake(project, "check", "smoke/pgvector", "--json", "--again").stdout)
     assert outcome["state"] == "passed" and outcome["tests"]
+
+
+def test_a_build_that_fails_tells_its_phase_and_its_end(host: NixHost, project: TestProject) -> None:
+    change_numeral(project, "COPT=-include /usr/include/no-such-header.h")
+    failed = host.pgbake(project, "build", "numeral", check=False)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "fatal error: /usr/include/no-such-header.h: No such file or directory" in failed.stderr
+    assert "error: postgresql-15-numeral-1.3 failed to build in phase build: " in failed.stderr
+    assert "hint: the whole log: pgbake log numeral" in failed.stderr
+    assert "no-such-header.h" in host.pgbake(project, "log", "numeral").stdout
+
+
+def test_what_is_nixs_to_do_is_refused(host: NixHost, project: TestProject) -> None:
+    for args in (["gc"], ["repair"], ["optimise"], ["sign", "--dry-run"]):
+        done = host.pgbake(project, *args, check=False)
+        assert done.returncode == 1 and "belongs to Nix" in done.stderr and "nix-store --gc" in done.stderr, args
+    assert "engine: nix" in host.pgbake(project, "doctor", "--offline", check=False).stdout
