@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ settings.register_profile("pgbake", deadline=None)
 settings.load_profile("pgbake")
 
 _left_out: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a worker of xdist heed interrupts: it is started to ignore them, and so would all that tests start."""
+    if hasattr(config, "workerinput"):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
