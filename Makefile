@@ -1,8 +1,7 @@
 # The two commands of a newcomer are `make up` and `make test`; `make help` lists all.
 
 PGBAKE = .venv/bin/pgbake
-# Two at a time, a file to one: builds of one share the machine with what others wait for.
-PYTEST = .venv/bin/python -m pytest -n 2 --dist loadfile
+PYTEST = .venv/bin/python -m pytest
 
 .PHONY: help up down setup test test-full lint bench clean
 
