@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,9 +20,27 @@ settings.load_profile("pgbake")
 _left_out: list[str] = []
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a worker of xdist heed interrupts: it is started to ignore them, and so would all that tests start."""
+    if hasattr(config, "workerinput"):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Remember what a tier leaves out."""
     _left_out.extend(item.nodeid for item in items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of xdist tell its controller, which selects nothing itself."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["left_out"] = _left_out
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker left out; all of them leave out the same."""
+    _left_out[:] = getattr(node, "workeroutput", {}).get("left_out", _left_out)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
