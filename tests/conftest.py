@@ -20,10 +20,10 @@ settings.load_profile("pgbake")
 _left_out: list[str] = []
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let a worker of xdist heed interrupts: it is started to ignore them, and so would all that tests start."""
-    if hasattr(config, "workerinput"):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def pytest_configure() -> None:
+    """Heed interrupts: a worker of xdist and what a shell starts with `&` ignore them, and so would all that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
