@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -14,3 +19,47 @@ def test_cache() -> Path:
     if named := os.environ.get("PGBAKE_TEST_CACHE"):
         return Path(named)
     return Path("/var/cache/pgbake-tests") if os.geteuid() == 0 else Path.home() / ".cache/pgbake-tests"
+
+
+@contextlib.contextmanager
+def scratch_directory(name: str) -> Iterator[Path]:
+    """Give a directory on the file system of the tests' store, which everybody may enter, and remove it at the end.
+
+    It is locked while it is used, so that whoever makes the next one can remove what a killed test left: copies of
+    the store are large.
+    """
+    top = test_cache() / "tmp"
+    top.mkdir(parents=True, exist_ok=True)
+    with top.with_name("tmp.lock").open("w") as making:
+        fcntl.flock(making, fcntl.LOCK_EX)
+        for left in top.iterdir():
+            if (held := _lock(left)) is not None:
+                _remove(left)
+                os.close(held)
+        directory = Path(tempfile.mkdtemp(dir=top, prefix=f"{name}-"))
+        directory.chmod(0o755)
+        held = _lock(directory)
+        assert held is not None
+    try:
+        yield directory
+    finally:
+        _remove(directory)
+        os.close(held)
+
+
+def _lock(directory: Path) -> int | None:
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
+
+
+def _remove(directory: Path) -> None:
+    if os.geteuid() != 0:
+        # Directories in a store cannot be written to; files are left alone: they may be links to those of another.
+        closed: list[str | Path] = ["find", directory, "-type", "d", "!", "-perm", "-700"]
+        subprocess.run([*closed, "-exec", "chmod", "u+rwx", "{}", "+"], check=True)
+    subprocess.run(["rm", "-rf", "--one-file-system", directory], check=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import host_mirrors
 from pgbake.inputs.pins import Pin
 from pgbake.resolve import server_packages
-from tests.cache import test_cache
+from tests.cache import scratch_directory, test_cache
 
 #: What a small machine has: a shell with its tools, accounts, and PAM.
 HOST = ("base-files", "base-passwd", "bash", "coreutils", "findutils", "grep", "libc-bin", "libpam-modules",
@@ -53,9 +52,9 @@ def debian_tree(suite: str, packages: tuple[str, ...] = HOST) -> Path:
             apt = AptRoot(test_cache() / "apt", (Suite(suite),), host_system().debian, mirrors)
             apt.update()
             files = fetch(apt.resolve(packages), mirrors, test_cache() / "downloads", silent)
-            with tempfile.TemporaryDirectory(dir=test_cache(), prefix="unpacking-") as scratch:
-                make_build_root(files, Path(scratch, "tree"), silent)
-                Path(scratch, "tree").rename(tree)
+            with scratch_directory("unpacking") as directory:
+                make_build_root(files, directory / "tree", silent)
+                (directory / "tree").rename(tree)
     return tree
 
 

@@ -7,11 +7,10 @@ the directory of `tests.cache`/
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cache import test_cache
+from tests.cache import scratch_directory, test_cache
 from tests.debian import HOST, debian_tree
 
 _SUITE = "bookworm"
@@ -23,12 +22,12 @@ def _tree() -> Path:
     tree = base.with_name(f"lintian-{base.name}")
     if not tree.exists():
         (deb,) = list((test_cache() / "downloads").glob("*-lintian_*.deb"))[-1:]
-        with tempfile.TemporaryDirectory(dir=test_cache(), prefix="unpacking-") as scratch:
-            made = Path(scratch, "tree")
+        with scratch_directory("unpacking") as directory:
+            made = Path(directory, "tree")
             subprocess.run(["cp", "-al", base, made], check=True)
             (made / "mnt").mkdir(exist_ok=True)
-            subprocess.run(["dpkg-deb", "-x", deb, Path(scratch, "data")], check=True)
-            Path(scratch, "data/usr/share/lintian").rename(made / "usr/share/lintian")
+            subprocess.run(["dpkg-deb", "-x", deb, Path(directory, "data")], check=True)
+            Path(directory, "data/usr/share/lintian").rename(made / "usr/share/lintian")
             made.rename(tree)
     return tree
 

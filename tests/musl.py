@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from pgbake.events import silent
@@ -22,7 +21,7 @@ from pgbake.formats.system import host_system
 from pgbake.inputs.apt import AptRoot, Suite
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import host_mirrors
-from tests.cache import test_cache
+from tests.cache import scratch_directory, test_cache
 from tests.debian import debian_tree
 
 #: What compiles it.
@@ -62,8 +61,8 @@ def musl_tree() -> Path:
             apt.update()
             _, pin = apt.source("busybox")
             source = fetch({"busybox": pin}, mirrors, top / "downloads", silent)["busybox"]
-            with tempfile.TemporaryDirectory(dir=top, prefix="musl-") as scratch:
-                build, made = Path(scratch, "build"), Path(scratch, "tree")
+            with scratch_directory("musl") as directory:
+                build, made = directory / "build", directory / "tree"
                 build.mkdir()
                 _compile(workshop, source, build)
                 _install(workshop, build / "busybox_unstripped", made)

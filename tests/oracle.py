@@ -32,7 +32,7 @@ from pgbake.formats import nar
 from pgbake.formats.derivation import Derivation
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import remove_tree
-from tests.cache import test_cache
+from tests.cache import scratch_directory, test_cache
 from tests.debian import debian_tree
 
 # nix-bin's own dependencies assume the essential packages. mount brings umount, which leaves the old root;
@@ -189,8 +189,8 @@ def newer_nix(suite: str = "trixie") -> Path:
     with tree.with_name(f"{tree.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.exists():
-            with tempfile.TemporaryDirectory(dir=tree.parent, prefix="unpacking-") as scratch:
-                new = Path(scratch, "tree")
+            with scratch_directory("unpacking") as directory:
+                new = directory / "tree"
                 (new / "etc").mkdir(parents=True)
                 (new / "usr").symlink_to(packages / "usr")
                 _write_accounts(new / "etc")
@@ -212,9 +212,9 @@ def unpacked_nix() -> Path:
     with tree.with_name(f"{tree.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.exists():
-            with tempfile.TemporaryDirectory(dir=cache, prefix="unpacking-") as scratch:
-                new = Path(scratch, "tree")
-                _unpack(_download(Path(scratch)), new)
+            with scratch_directory("unpacking") as directory:
+                new = directory / "tree"
+                _unpack(_download(directory), new)
                 _write_accounts(new / "etc")
                 new.rename(tree)
     with tempfile.TemporaryDirectory() as root:

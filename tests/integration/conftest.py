@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from pgbake.bundle.merge import Bundle
 from pgbake.formats.system import host_system
 from pgbake.store.local import LocalStore
+from tests.cache import scratch_directory
 from tests.oracle import Oracle
 from tests.projects import TestProject, copy_store
 
@@ -43,8 +43,8 @@ def store(example: TestProject) -> Iterator[LocalStore]:
 @pytest.fixture
 def nix(example: TestProject, nix_tree: Path) -> Iterator[Oracle]:
     """Real Nix, dropped onto a copy of the store in which the example was built."""
-    with tempfile.TemporaryDirectory(dir=example.store.parent, prefix="nix-on-store-") as directory:
-        oracle = Oracle(Path(directory), nix_tree)
+    with scratch_directory("nix-on-store") as directory:
+        oracle = Oracle(directory, nix_tree)
         (oracle.root / "nix").rmdir()
         copy_store(example.store, oracle.root)
         yield oracle
@@ -60,7 +60,6 @@ def project(example: TestProject, tmp_path: Path) -> TestProject:
 @pytest.fixture
 def apart(project: TestProject) -> Iterator[TestProject]:
     """A further copy of the example with a copy of the store, for tests of what is built anew."""
-    with tempfile.TemporaryDirectory(dir=project.store.parent, prefix="apart-") as directory:
-        Path(directory).chmod(0o755)
-        copy_store(project.store, Path(directory))
-        yield dataclasses.replace(project, store=Path(directory))
+    with scratch_directory("apart") as directory:
+        copy_store(project.store, directory)
+        yield dataclasses.replace(project, store=directory)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from pgbake.bundle.merge import Bundle
-from pgbake.store.local import LocalStore, remove_tree
+from pgbake.store.local import LocalStore
+from tests.cache import scratch_directory
 from tests.integration.build.workshop import Workshop
 from tests.projects import TestProject
 
@@ -18,11 +17,8 @@ from tests.projects import TestProject
 @pytest.fixture
 def workshop(example: TestProject, bundle: Bundle, store: LocalStore) -> Iterator[Workshop]:
     root = next(item.path for item in bundle.graph.inputs.values() if (item.kind, item.name) == ("root", "merge"))
-    directory = Path(tempfile.mkdtemp(dir=example.store.parent, prefix="workshop-"))
-    directory.chmod(0o755)
-    with LocalStore(directory) as own:
+    with scratch_directory("workshop") as directory, LocalStore(directory) as own:
         # Hard links, to which nobody writes.
         subprocess.run(["cp", "-al", store.physical(root), own.physical(root)], check=True)
         own.database.register([store.info(root)])
         yield Workshop(own, root)
-    remove_tree(directory)

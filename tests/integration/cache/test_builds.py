@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from pgbake.cache.index import NAME as INDEX
 from pgbake.formats.keys import SecretKey
 from pgbake.formats.narinfo import NarInfo
 from pgbake.formats.storepath import StorePath
-from pgbake.store.local import LocalStore, remove_tree
+from pgbake.store.local import LocalStore
+from tests.cache import scratch_directory
 from tests.projects import TestProject
 from tests.statements import vouch
 
@@ -46,14 +46,12 @@ def newcomer(example: TestProject, tmp_path: Path, cache: Path) -> Iterator[Test
     """A machine where nothing is built yet, and that can reach no mirror: all it has is the cache."""
     directory = tmp_path / "project"
     shutil.copytree(example.directory, directory, ignore=shutil.ignore_patterns("result"))
-    store = Path(tempfile.mkdtemp(dir=example.store.parent, prefix="newcomer-"))
-    store.chmod(0o755)
     manifest = directory / "pgbake.toml"
     text = manifest.read_text().replace("[platform]\n", '[platform]\nmirrors = ["http://127.0.0.1:9/"]\n')
     assert "127.0.0.1:9" in text
     manifest.write_text(f'{text}\n[[cache]]\nurl = "{cache.as_uri()}"\n\n[trust]\nkeys = ["{KEY.public}"]\n')
-    yield TestProject(directory, store, tmp_path / "home", cache=tmp_path / "downloads")
-    remove_tree(store)
+    with scratch_directory("newcomer") as store:
+        yield TestProject(directory, store, tmp_path / "home", cache=tmp_path / "downloads")
 
 
 def drop(cache: Path, *paths: StorePath) -> None:

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from pgbake.errors import HostError, PgbakeError
 from pgbake.events import silent
 from pgbake.formats.narinfo import NarInfo
 from pgbake.store.local import LocalStore
-from tests.cache import test_cache as cache_of_tests
+from tests.cache import scratch_directory
 from tests.closures import make_closure
 from tests.integration.cache.transfers import OURS, Place, check_directory, check_store
 from tests.integration.crash.test_full_disk import SmallDisk
@@ -175,8 +174,8 @@ def test_a_store_that_others_remove_from_meanwhile(place: Place) -> None:
 def disk() -> Iterator[SmallDisk]:
     if os.geteuid() != 0:
         pytest.skip("only root may mount the disk that is filled")
-    with tempfile.TemporaryDirectory(dir=cache_of_tests(), prefix="disk-") as directory:
-        disk = SmallDisk(Path(directory))
+    with scratch_directory("disk") as directory:
+        disk = SmallDisk(directory)
         yield disk
         disk.close()
 

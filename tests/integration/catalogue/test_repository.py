@@ -18,7 +18,7 @@ from pgbake.cache.cache import narinfo_name
 from pgbake.cache.index import NAME as INDEX
 from pgbake.formats.keys import SecretKey
 from pgbake.formats.system import host_system
-from pgbake.store.local import remove_tree
+from tests.cache import scratch_directory
 from tests.integration.inputs.repository import Keys, Repository
 from tests.projects import EXAMPLE, TestProject
 
@@ -122,9 +122,7 @@ def test_a_file_that_the_repository_dropped_comes_from_a_cache(
     (cache / INDEX).unlink()
     for deb in repository.root.rglob("*.deb"):
         deb.unlink()
-    store = Path(tempfile.mkdtemp(dir=birds.store.parent, prefix="newcomer-"))
-    store.chmod(0o755)
-    try:
+    with scratch_directory("newcomer") as store:
         newcomer = dataclasses.replace(birds, store=store, cache=tmp_path / "downloads")
         with (birds.directory / "pgbake.toml").open("a") as manifest:
             manifest.write(f'[[cache]]\nurl = "{cache.as_uri()}"\n[trust]\nkeys = ["{_KEY.public}"]\n')
@@ -132,5 +130,3 @@ def test_a_file_that_the_repository_dropped_comes_from_a_cache(
         assert built["built"] == [bundle.derivation.name]
         assert any("postgresql-15-heron" in path for path in built["pulled"])
         assert newcomer.project.bundle(host_system()).path == bundle.path
-    finally:
-        remove_tree(store)

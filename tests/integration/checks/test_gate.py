@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from pgbake.cache.cache import BinaryCache
 from pgbake.cache.statements import fetch_statement, store_statement
 from pgbake.formats.keys import SecretKey
 from pgbake.formats.system import host_system
-from pgbake.store.local import LocalStore, remove_tree
+from pgbake.store.local import LocalStore
+from tests.cache import scratch_directory
 from tests.projects import TestProject
 from tests.statements import passing
 
@@ -89,13 +89,11 @@ def newcomer(author: TestProject, tmp_path: Path, cache: Path) -> Iterator[TestP
     """Another machine, where nothing is there yet and that reaches no mirror."""
     directory = tmp_path / "project"
     shutil.copytree(author.directory, directory, ignore=shutil.ignore_patterns("result"))
-    store = Path(tempfile.mkdtemp(dir=author.store.parent, prefix="newcomer-"))
-    store.chmod(0o755)
     manifest = directory / "pgbake.toml"
     text = manifest.read_text().replace("[platform]\n", '[platform]\nmirrors = ["http://127.0.0.1:9/"]\n')
     manifest.write_text(f'{text}\n[[cache]]\nurl = "{cache.as_uri()}"\n\n[trust]\nkeys = ["{KEY.public}"]\n')
-    yield TestProject(directory, store, tmp_path / "home", cache=tmp_path / "downloads")
-    remove_tree(store)
+    with scratch_directory("newcomer") as store:
+        yield TestProject(directory, store, tmp_path / "home", cache=tmp_path / "downloads")
 
 
 def test_another_machine_runs_nothing_again(author: TestProject, newcomer: TestProject, tmp_path: Path) -> None:

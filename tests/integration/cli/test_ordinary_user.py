@@ -13,7 +13,6 @@ import select
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import pytest
 
 from pgbake.bundle.merge import Bundle
 from pgbake.store.local import LocalStore, remove_tree
+from tests.cache import scratch_directory
 from tests.projects import EXAMPLE, TestProject, copy_store
 
 pytestmark = pytest.mark.integration
@@ -106,9 +106,7 @@ class User:
 def user(example: TestProject) -> Iterator[User]:
     """A user with the example in their home, which is beside the shared store and open to all."""
     # A short name: a server's Unix socket lies in its data directory, and its path must not be longer than 107 bytes.
-    with tempfile.TemporaryDirectory(dir=example.store.parent, prefix="u") as directory:
-        home = Path(directory)
-        home.chmod(0o755)
+    with scratch_directory("u") as home:
         made = User(home)
         made.project.mkdir()
         for name in ("pgbake.toml", "pgbake.lock"):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from pgbake.lock import load_lock
-from tests.cache import test_cache
+from tests.cache import scratch_directory, test_cache
 from tests.projects import TestProject
 from tests.unit.inputs.servers import Server, serving
 
@@ -21,12 +21,12 @@ from tests.unit.inputs.servers import Server, serving
 def cache(example: TestProject) -> Iterator[Path]:
     """An ``XDG_CACHE_HOME`` with the downloads and indexes of earlier tests; what is in it is a copy."""
     shared = test_cache() / "pgbake"
-    with tempfile.TemporaryDirectory(dir=test_cache(), prefix="cache-") as directory:
-        (Path(directory) / "pgbake").mkdir()
-        subprocess.run(["cp", "-al", shared / "downloads", Path(directory, "pgbake")], check=True)
+    with scratch_directory("cache") as directory:
+        (directory / "pgbake").mkdir()
+        subprocess.run(["cp", "-al", shared / "downloads", directory / "pgbake"], check=True)
         if (shared / "apt").exists():
-            subprocess.run(["cp", "-a", shared / "apt", Path(directory, "pgbake")], check=True)
-        yield Path(directory)
+            subprocess.run(["cp", "-a", shared / "apt", directory / "pgbake"], check=True)
+        yield directory
 
 
 @pytest.fixture

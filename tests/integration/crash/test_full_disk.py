@@ -10,13 +10,12 @@ import dataclasses
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cache import test_cache as cache_of_tests
+from tests.cache import scratch_directory
 from tests.integration.crash.driver import Inspector, Process, Seen, unbuild
 from tests.integration.crash.test_kills import RUNTIME
 from tests.projects import TestProject
@@ -57,9 +56,8 @@ class SmallDisk:
 
 @pytest.fixture
 def disk() -> Iterator[SmallDisk]:
-    with tempfile.TemporaryDirectory(dir=cache_of_tests(), prefix="disk-") as directory:
-        Path(directory).chmod(0o755)
-        disk = SmallDisk(Path(directory))
+    with scratch_directory("disk") as directory:
+        disk = SmallDisk(directory)
         yield disk
         disk.close()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 import pytest
 
 from pgbake.lock import Lock, load_lock, save_lock
+from tests.cache import scratch_directory
 from tests.integration.crash.driver import (
     VICTIMS,
     Inspector,
@@ -222,8 +222,8 @@ def test_kills_of_lock_cold_and_warm(apart: TestProject, cache: Path) -> None:
 
 def verify_by_nix(project: TestProject, nix_tree: Path) -> None:
     """Let real Nix hash everything that the database calls valid."""
-    with tempfile.TemporaryDirectory(dir=project.store.parent, prefix="nix-on-store-") as directory:
-        oracle = Oracle(Path(directory), nix_tree)
+    with scratch_directory("nix-on-store") as directory:
+        oracle = Oracle(directory, nix_tree)
         (oracle.root / "nix").rmdir()
         copy_store(project.store, oracle.root)
         try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pgbake.errors import PgbakeError
-from tests import cache
+from tests.cache import scratch_directory
 from tests.debian import debian_tree
 from tests.integration.crash.driver import seeded, unbuild
 from tests.integration.crash.power import Cut, Plan, PowerLabUnavailable, cut_power, moments
@@ -29,9 +28,8 @@ def lab() -> Iterator[Path]:
     """A directory for a disk whose power can be cut."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount the disk whose power is cut")
-    with tempfile.TemporaryDirectory(dir=cache.test_cache(), prefix="power-") as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
+    with scratch_directory("power") as directory:
+        yield directory
 
 
 def cut(directory: Path, plan: Plan) -> list[Cut]:
