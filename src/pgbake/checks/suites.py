@@ -106,7 +106,9 @@ class SuiteLowerer:
                 continue
             package = self._lowering.package(choice.key)
             words = recipe.suite or Suite()
-            left_out = words.left_out.get(str(self._major))
+            left_out = words.left_out
+            if not isinstance(left_out, str):
+                left_out = left_out.get(str(self._major), "")
             if recipe.suite is None and recipe.builder not in ("pgxs", "make"):
                 left_out = f"sources for {recipe.builder} have no common entrance, and its recipe has no [suite]"
             for kind in ("regress", *(["isolation"] if words.isolation else [])):
@@ -120,6 +122,8 @@ class SuiteLowerer:
                         "directory": words.directory,
                         "configure": configuring(recipe),
                         "command": words.command,
+                        "steps": list(words.steps.items()),
+                        "tap": msgspec.to_builtins(words.tap),
                         "make": [
                             word.replace("{major}", str(self._major)) for word in (*_plain(recipe.make), *words.make)
                         ],
@@ -172,7 +176,7 @@ class SuiteLowerer:
             "known": {exception.test: exception.reason for exception in known},
             "sometimes": [exception.test for exception in known if exception.sometimes],
         }
-        modules = ("pgregress", "suite", spec["of"])
+        modules = ("pgregress", "suite", spec["of"], *(["tap"] if spec.get("tap") else []))
         return self._lowerer.check(kind, name, given, about=about, modules=modules, limit=_LIMIT, place=place)
 
     def world(self) -> Check:
