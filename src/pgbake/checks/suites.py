@@ -102,7 +102,12 @@ class SuiteLowerer:
         """Yield the suites of extensions that are built from source."""
         for choice in self._lowerer.chosen:
             recipe = choice.recipe
-            if choice.older or choice.source is None or recipe is None or recipe.builder in (None, *CARGO):
+            if (
+                choice.older
+                or choice.source is None
+                or recipe is None
+                or recipe.builder in (None, "postgresql", *CARGO)
+            ):
                 continue
             package = self._lowering.package(choice.key)
             words = recipe.suite or Suite()

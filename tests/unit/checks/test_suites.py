@@ -229,6 +229,7 @@ def test_each_extension_that_is_built_has_a_suite(lower) -> None:  # type: ignor
     assert not checks["regress/contrib"].optional
     assert "bundle" not in checks["world/postgresql"].derivation.env
     assert "regress/own" not in checks
+    assert "regress/postgresql" not in checks  # its suites are contrib's and the world
 
 
 def test_outputs_of_the_major_win(lower, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,7 +135,7 @@ def _tap(suites: Suites, server: Server, directory: Path) -> None:
         suites.tell("suite", Failure(f"its source has no {' or '.join(spec['tap']['scripts'])}"))
     for script in scripts:
         name = str(script.relative_to(directory).with_suffix(""))
-        came = None
+        came, begin = None, time.monotonic()
         try:
             database = server.create_database("tap", "template0")
             server.sql(f"CREATE EXTENSION pgtap;\n{spec['tap']['before']}", database)
@@ -147,7 +148,7 @@ def _tap(suites: Suites, server: Server, directory: Path) -> None:
             still_there(server)
         except Failure as failure:
             came = failure
-        suites.tell(name, came)
+        suites.tell(name, came, time.monotonic() - begin)
 
 
 def _wrong(tap: Tap) -> Iterator[str]:

@@ -84,7 +84,7 @@ class Suites:
         """Return what tells the tests of a suite."""
         return Teller(self.session.report, source, self.known, prefix, parts, planned)
 
-    def tell(self, name: str, came: Failure | Skipped | None, quiet: bool = False) -> None:
+    def tell(self, name: str, came: Failure | Skipped | None, seconds: float = 0, quiet: bool = False) -> None:
         """Tell what came of a test, or of a suite as a whole.
 
         :param came: None: it has passed.
@@ -92,16 +92,16 @@ class Suites:
         """
         report = self.session.report
         if isinstance(came, Skipped):
-            report.add(name, "skipped", str(came))
+            report.add(name, "skipped", str(came), seconds)
             return
         reason = self.known.reason(name, came is None)
         if came is None:
             if not quiet:
-                report.add(name, "passed")
+                report.add(name, "passed", "", seconds)
         elif reason is not None:
-            report.add(name, "skipped", f"known to fail: {reason}")
+            report.add(name, "skipped", f"known to fail: {reason}", seconds)
         else:
-            report.add(name, "failed", came.message, detail=came.detail)
+            report.add(name, "failed", came.message, seconds, came.detail)
 
     def variables(self, directory: Path, names: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
         """Return variables of a directory's Makefile, expanded.
