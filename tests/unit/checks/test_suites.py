@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,32 @@ def test_each_extension_that_is_built_has_a_suite(lower) -> None:  # type: ignor
     assert "bundle" not in checks["world/postgresql"].derivation.env
     assert "regress/own" not in checks
     assert "regress/postgresql" not in checks  # its suites are contrib's and the world
+
+
+def test_the_world_is_installed_where_its_programs_look(lower, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """The script is performed with a make that only tells how it was called."""
+    environment = lower()["world/postgresql"].derivation.env
+    programs, build = tmp_path / "bin", tmp_path / "build"
+    programs.mkdir()
+    (programs / "make").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    (programs / "make").chmod(0o755)
+    (build / "source").mkdir(parents=True)
+    (build / "source/configure").write_text("#!/bin/sh\n")
+    (build / "source/configure").chmod(0o755)
+    source = tmp_path / "source.tar"
+    subprocess.run(["tar", "-cf", source, "-C", build, "source"], check=True)
+    script = environment["world"].replace("/build/", f"{build}/")
+    variables = {"PATH": f"{programs}:/usr/bin:/bin", "src": str(source), "triplet": "x", "MAKEFLAGS": ""}
+    told = ("major", "configureFlags", "cflags", "ldflags")
+    subprocess.run(
+        ["bash", "-eu", "-o", "pipefail", "-c", script],
+        env=variables | {name: environment[name] for name in told}, check=True,
+    )  # fmt: skip
+    built, tested = (line.split() for line in (tmp_path / "calls").read_text().splitlines())
+    assert built[-1] == "world-bin" and tested[-1] == "check-world"
+    directories = [word for word in built if "=" in word]
+    assert [word.partition("=")[0] for word in directories] == ["pkglibdir", "pkgincludedir"]
+    assert [word for word in tested if "=" in word] == directories
 
 
 def test_outputs_of_the_major_win(lower, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
