@@ -102,11 +102,18 @@ class SuiteLowerer:
         """Yield the suites of extensions that are built from source."""
         for choice in self._lowerer.chosen:
             recipe = choice.recipe
-            if choice.older or choice.source is None or recipe is None or recipe.builder in (None, *CARGO):
+            if (
+                choice.older
+                or choice.source is None
+                or recipe is None
+                or recipe.builder in (None, "postgresql", *CARGO)
+            ):
                 continue
             package = self._lowering.package(choice.key)
             words = recipe.suite or Suite()
-            left_out = words.left_out.get(str(self._major))
+            left_out = words.left_out
+            if not isinstance(left_out, str):
+                left_out = left_out.get(str(self._major), "")
             if recipe.suite is None and recipe.builder not in ("pgxs", "make"):
                 left_out = f"sources for {recipe.builder} have no common entrance, and its recipe has no [suite]"
             for kind in ("regress", *(["isolation"] if words.isolation else [])):
@@ -120,6 +127,8 @@ class SuiteLowerer:
                         "directory": words.directory,
                         "configure": configuring(recipe),
                         "command": words.command,
+                        "steps": list(words.steps.items()),
+                        "tap": msgspec.to_builtins(words.tap),
                         "make": [
                             word.replace("{major}", str(self._major)) for word in (*_plain(recipe.make), *words.make)
                         ],
@@ -172,14 +181,15 @@ class SuiteLowerer:
             "known": {exception.test: exception.reason for exception in known},
             "sometimes": [exception.test for exception in known if exception.sometimes],
         }
-        modules = ("pgregress", "suite", spec["of"])
+        modules = ("pgregress", "suite", spec["of"], *(["tap"] if spec.get("tap") else []))
         return self._lowerer.check(kind, name, given, about=about, modules=modules, limit=_LIMIT, place=place)
 
     def world(self) -> Check:
         """Return the check that builds PostgreSQL anew and runs all its suites."""
         package = self._lowering.package("postgresql")
         source = self._lowering.graph.add_input(source_input("postgresql", package.source))
-        script = build_only(package.recipe) + "phase check\nmake -j1 -k check-world\n"
+        # Programs look for libraries in the directories that the build was told: what is tested is installed there.
+        script = build_only(package.recipe) + "phase check\nmake -j1 -k $directories check-world\n"
         place = Place(
             root=self._lowering.build_root(package.recipe),
             env={

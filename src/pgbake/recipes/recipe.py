@@ -111,6 +111,17 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conflicts: dict[str, str] = {}
 
 
+class TapScripts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scripts of pgTAP in a package's source.
+
+    :param scripts: globs; each script is performed in a database of its own, in which pgTAP is there.
+    :param before: SQL that is performed in each of these before.
+    """
+
+    scripts: tuple[str, ...]
+    before: str = ""
+
+
 class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the upstream suite of a package wants, where a plain ``make installcheck`` against a bundle is not enough.
 
@@ -119,24 +130,33 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param make: words for make's command line, beside the builder's.
     :param command: shell lines that are performed instead of ``make installcheck``; ``$kind`` is what is to be run,
         ``regress`` or ``isolation``, ``"$@"`` the words for make.
+    :param steps: the same in several parts by name, each of which is run whatever came of those before. One that ends
+        with status 77 does not apply; the last line that it prints is the reason.
+    :param tap: scripts of pgTAP instead.
     :param preload: in place of what the package itself wants to be preloaded.
     :param settings: of the server.
     :param prepare: shell lines that are performed there before.
     :param before: SQL that a superuser performs in the database postgres before.
     :param isolation: whether it has specifications for pg_isolation_regress.
-    :param left_out: why it is not run at all, by PostgreSQL's major version.
+    :param left_out: why it is not run at all: always, or by PostgreSQL's major version.
     """
 
     directory: str = ""
     configure: tuple[str, ...] = ()
     make: tuple[str, ...] = ()
     command: str = ""
+    steps: dict[str, str] = {}
+    tap: TapScripts | None = None
     preload: tuple[str, ...] | None = None
     settings: dict[str, str] = {}
     prepare: str = ""
     before: str = ""
     isolation: bool = False
-    left_out: dict[str, str] = {}
+    left_out: str | dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if (self.command != "") + bool(self.steps) + (self.tap is not None) > 1:
+            raise ValueError("`command`, `steps` and `tap` exclude one another")
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -151,8 +151,8 @@ def test_a_suite_may_have_a_command_of_its_own(project: TestProject) -> None:
 
 def test_a_suite_that_is_not_there_is_told(project: TestProject) -> None:
     found = run(project, "regress/prioritize")["regress/prioritize"]
-    assert found["suite"][0] == "skipped"
-    assert "does not hold" in found["suite"][1]
+    assert found["prioritize"][0] == "skipped"
+    assert "does not hold" in found["prioritize"][1]
 
 
 @pytest.mark.full

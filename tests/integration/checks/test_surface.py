@@ -63,7 +63,8 @@ class Workshop:
             f"default_version = '{version}'\nmodule_pathname = '$libdir/{name}'\nrelocatable = true\n"
         )
         files["Makefile"] = (
-            f"EXTENSION = {name}\nDATA = $(wildcard *.sql)\n" + (f"MODULES = {name}\n" if code else "")
+            "EXTENSION = $(basename $(wildcard *.control))\nDATA = $(wildcard *.sql)\n"
+            + (f"MODULES = {name}\n" if code else "")
             + "PGXS := $(shell $(PG_CONFIG) --pgxs)\ninclude $(PGXS)\n"
         )  # fmt: skip
         if code:
@@ -187,6 +188,47 @@ def test_updates_that_fail_are_told_each_in_its_way(workshop: Workshop) -> None:
     outcomes = workshop.check("update/noway", "update/goodone")
     assert outcomes["update/noway"]["noway 1.0 to 2.0"]["reason"] == "known: 1.0 was never released"
     assert "is listed as known not to" in outcomes["update/goodone"]["goodone 1.0 to 2.0"]["reason"]
+
+
+def test_each_update_starts_from_the_same_roles(workshop: Workshop) -> None:
+    """A role of one script is no role of the next, be it owner of a table of the use's."""
+    role = "CREATE ROLE porter; CREATE TABLE {0} (n int); ALTER TABLE {0} OWNER TO porter;\n"
+    script = role.format("things")
+    workshop.add("roles", "3.0", {"--1.0.sql": script, "--2.0.sql": script, "--3.0.sql": script,
+                                  "--1.0--3.0.sql": "SELECT 1;", "--2.0--3.0.sql": "SELECT 1;"})  # fmt: skip
+    workshop.write("uses/roles.sql", "CREATE TABLE own (n int); ALTER TABLE own OWNER TO porter; SELECT true;\n")
+    workshop.lock()
+    tests = workshop.check("update/roles")["update/roles"]
+    assert {name: test["outcome"] for name, test in tests.items()} == {
+        "roles 1.0 to 3.0": "passed",
+        "roles 2.0 to 3.0": "passed",
+    }
+
+
+def test_what_requires_an_extension_is_as_old_as_it_is(workshop: Workshop) -> None:
+    """An update that makes a function anew fails where a newer dependant is there, which nobody can have had."""
+    old, new = (f"CREATE FUNCTION rooted() RETURNS int LANGUAGE sql AS 'SELECT {n}';\n" for n in (1, 2))
+    above = "CREATE VIEW above AS SELECT rooted();\n"
+    workshop.add("roots", "3.0", {
+        "--1.0.sql": old, "--1.0--2.0.sql": f"DROP FUNCTION rooted();{new}", "--2.0.sql": new,
+        "--2.0--3.0.sql": "CREATE FUNCTION more() RETURNS int LANGUAGE sql AS 'SELECT 3';\n",
+        "--3.0.sql": f"{new}CREATE FUNCTION more() RETURNS int LANGUAGE sql AS 'SELECT 3';\n",
+        "_above.control": "default_version = '3.0'\nrequires = 'roots'\n",
+        "_above--2.0.sql": above, "_above--3.0.sql": above, "_above--2.0--3.0.sql": "SELECT 1;\n",
+    })  # fmt: skip
+    workshop.write(
+        "uses/roots.sql",
+        "CREATE TABLE seen AS SELECT FROM pg_extension WHERE extname = 'roots_above' AND extversion = '2.0';\n",
+    )
+    workshop.lock()
+    (outcome,) = workshop.project.json("check", "update/roots")
+    assert {test["test"]: test["outcome"] for test in outcome["tests"]} == {
+        "roots 1.0 to 3.0": "passed",
+        "roots 2.0 to 3.0": "passed",
+        "roots_above 2.0 to 3.0": "passed",
+    }
+    updates = workshop.project.store / Path(outcome["path"]).relative_to("/") / "updates.txt"
+    assert "roots 1.0 to 3.0: 0 rows in 1 tables\nroots 2.0 to 3.0: 1 rows in 1 tables\n" in updates.read_text()
 
 
 def test_a_library_that_cannot_be_preloaded_and_marks_of_a_build(workshop: Workshop) -> None:

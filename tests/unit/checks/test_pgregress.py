@@ -5,12 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgbake.checks.harness import diff
 from pgbake.checks.harness.pgregress import Known, Ran, Teller, read_diffs, read_line, read_suite, run_suite
-from pgbake.checks.harness.report import Failure, Report
+from pgbake.checks.harness.report import Failure, Overdue, Report, Skipped
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_parts_of_a_suite_are_told_apart(tmp_path: Path) -> None:
     for line in (
         "+++ check in one +++",
         " ./a .. ok in 1 ms",
+        "Run tests: 1",
         "+++ check in two +++",
         f" ./a .. failed (diff expected obtained: {tmp_path}/diff)",
     ):
@@ -123,9 +125,109 @@ def test_a_failure_has_its_differences(tmp_path: Path, capsys: pytest.CaptureFix
     assert "    +2" in capsys.readouterr().out
 
 
+def _run(tmp_path: Path, text: str, status: int = 0, **words: Any) -> list[tuple[str, str, str]]:
+    """Return what is told of a program that prints a text; and how it is taken as a whole."""
+    report = Report()
+    script = f"import sys; sys.stdout.write({text!r}); raise SystemExit({status})"
+    known = Known(words.pop("known", {}))
+    try:
+        run_suite([sys.executable, "-c", script], tmp_path, {}, Teller(report, tmp_path, known, **words))
+    except (Failure, Skipped) as came:
+        report.add("whole", "skipped" if isinstance(came, Skipped) else "failed", str(came))
+    return [(result.name, result.outcome, result.reason) for result in report.results]
+
+
+_OLD = "test a                         ... ok           22 ms\n"
+_OLD_FAILED = "test a                         ... FAILED       22 ms\n"
+_NEW = "ok 1         - a                               1251 ms\n"
+_POSTGIS = " ./core/a .. ok in 60 ms\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{_OLD}\n======\n All 1 tests passed. \n======\n",
+        f"{_NEW}1..1\n# All 1 tests passed.\n",
+        f"{_POSTGIS} ./b .. ok in 1 ms\n\nRun tests: 2\nFailed: 0\n",
+        f"{_OLD}==\n All 1 tests passed. \n{_OLD}==\n All 1 tests passed. \n",
+    ],
+)
+def test_a_run_that_comes_to_its_end_is_whole(tmp_path: Path, text: str) -> None:
+    assert {outcome for _, outcome, _ in _run(tmp_path, text)} == {"passed"}
+
+
+@pytest.mark.parametrize("first", [_OLD, _NEW, _POSTGIS])
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_run_that_breaks_off_is_told(tmp_path: Path, first: str, status: int) -> None:
+    (_, broken) = _run(tmp_path, f"{first}the server is gone\n", status)
+    assert broken[:2] == ("suite", "failed")
+    assert f"ended with status {status}; the last words: the server is gone" in broken[2]
+
+
+def test_a_known_failure_hides_no_run_that_breaks_off(tmp_path: Path) -> None:
+    told = _run(tmp_path, _OLD_FAILED, 1, known={"a": "why"})
+    assert [(name, outcome) for name, outcome, _ in told] == [("a", "skipped"), ("suite", "failed")]
+
+
+def test_each_test_that_was_not_come_to_is_named(tmp_path: Path) -> None:
+    told = _run(tmp_path, f"{_OLD}no space left\n", 2, planned=("a", "b", "c"), prefix="m/", known={"m/c": "why"})
+    assert [(name, outcome) for name, outcome, _ in told] == [("m/a", "passed"), ("m/b", "failed"), ("m/c", "skipped")]
+    assert told[1][2].endswith("; the last words: no space left")
+    told = _run(tmp_path, "initdb: error\n", 2, planned=("a", "b"))
+    assert [(name, outcome) for name, outcome, _ in told] == [("a", "failed"), ("b", "failed")]
+
+
+def test_the_test_that_was_under_way_is_named(tmp_path: Path) -> None:
+    told = _run(tmp_path, f"{_OLD}test slow                     ... ", 2)
+    assert [(name, outcome) for name, outcome, _ in told] == [("a", "passed"), ("slow", "failed")]
+
+
+def test_a_part_that_says_nothing_is_told(tmp_path: Path) -> None:
+    text = (
+        "+++ check in one +++\nmake: *** [one] Error 2\n"
+        f"+++ check in two +++\n{_OLD}==\n All 1 tests passed. \n+++ check in three +++\nkilled\n"
+    )
+    told = _run(tmp_path, text, 2, parts=True)
+    assert [(name, outcome) for name, outcome, _ in told] == [
+        ("one/suite", "failed"),
+        ("two/a", "passed"),
+        ("three/suite", "failed"),
+    ]
+    assert "Error 2" in told[0][2] and "killed" in told[2][2]
+
+
+def test_tests_of_a_run_that_are_not_told_are_missed(tmp_path: Path) -> None:
+    told = _run(tmp_path, f"{_OLD}test b: not as it should be\n==\n All 2 tests passed. \n")
+    assert told[1] == ("suite", "failed", "2 tests were run, and 1 of them told")
+
+
+def test_a_suite_that_runs_nothing_is_a_failure(tmp_path: Path) -> None:
+    ((_, outcome, reason),) = _run(tmp_path, "nothing to be done\n")
+    assert outcome == "failed" and reason.endswith("ran no test")
+
+
+def test_a_step_may_say_that_it_does_not_apply(tmp_path: Path) -> None:
+    assert _run(tmp_path, "the bundle has no rasters\n", 77) == [("whole", "skipped", "the bundle has no rasters")]
+    told = _run(tmp_path, f"{_OLD}so it is\n", 77)
+    assert [(name, outcome) for name, outcome, _ in told] == [("a", "passed"), ("suite", "failed")]
+
+
+def test_what_was_ended_is_told(tmp_path: Path) -> None:
+    report = Report()
+    teller = Teller(report, tmp_path, Known({}), planned=("a", "b"))
+
+    def take(ran: Ran) -> str:
+        raise Overdue("it took too long", "")
+
+    teller.failure = take
+    with pytest.raises(Overdue):
+        run_suite([sys.executable, "-c", f"print({_OLD_FAILED!r})"], tmp_path, {}, teller)
+    assert [(result.name, result.outcome) for result in report.results] == [("b", "failed")]
+
+
 def test_a_suite_that_fails_without_a_failed_test_is_a_failure(tmp_path: Path) -> None:
     teller = Teller(Report(), tmp_path, Known({}))
-    script = "print('ok 1 - a 3 ms'); print('no such file'); raise SystemExit(2)"
+    script = "print('ok 1 - a 3 ms'); print('1..1'); print('no such file'); raise SystemExit(2)"
     with pytest.raises(Failure, match="status 2, and no test has failed") as caught:
         run_suite([sys.executable, "-c", script], tmp_path, {}, teller)
     assert "no such file" in caught.value.detail

@@ -47,7 +47,8 @@ def check(session: Session, isolation: bool) -> None:
             return f"there is no tests/{file} yet: look at what came out, then `pgbake check --accept {where}/own`"
         return f"its output is not that of tests/{file}; if it is right: `pgbake check --accept {where}/own`"
 
-    run_suite(command, _PLACE, environment, Teller(session.report, _PLACE, Known({}), failure=failure))
+    teller = Teller(session.report, _PLACE, Known({}), planned=spec["tests"], failure=failure)
+    run_suite(command, _PLACE, environment, teller)
 
 
 def _tools(directory: Path) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pgbake.checks.harness.report import Failure, Report
+from pgbake.checks.harness.report import Failure, Report, Skipped
 
 #: Lines of a test's differences, and of a program's output, that are kept.
 _KEPT = 300
@@ -24,7 +25,17 @@ _NEW = re.compile(r"(?P<state>ok|not ok) +\d+ +[-+] (?P<name>\S+)(?P<note>.*?)(?
 _POSTGIS = re.compile(
     r" (?P<name>\S.*?) \.+ +(?P<state>ok|failed|skipped)\b *(?:in (?P<ms>\d+) ms|\((?P<note>.*)\))?\s*$"
 )
+#: The last lines of a run: `` All 5 tests passed.``, `` 1 of 5 tests failed.``; from 16 on ``1..5`` before; PostGIS's.
+_END = re.compile(r"(?:# | )(?:All|\d+ of) (?P<count>\d+) tests |1\.\.(?P<plan>\d+)$|Run tests: \d+$")
+#: Up to 15: a test that has no outcome yet.
+_BEGUN = re.compile(r"(?:test |     )(?P<name>\S+) +\.\.\. *$")
+#: The exit status by which a step says that it does not apply (that of automake's tests, too).
+SKIPPED = 77
 _SUITE = re.compile(r"(?:# )?\+\+\+ (?:\S+ )?(?:install-)?check in (?P<where>\S+) \+\+\+")
+
+
+class NothingRun(Failure):
+    """A suite has ended well, and without a test."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,15 @@ def read_suite(line: str) -> str | None:
     return found["where"] if found else None
 
 
+def read_end(line: str) -> int | None:
+    """Return of how many tests a line says that they were run, which is the end of a run; 0 where it says no number.
+
+    None means that it is another line.
+    """
+    found = _END.match(line.rstrip())
+    return int(found["count"] or found["plan"] or 0) if found else None
+
+
 def read_diffs(text: str) -> dict[str, str]:
     """Return the differences of each test in a ``regression.diffs``, by the test's name."""
     parts: dict[str, list[str]] = {}
@@ -112,11 +132,12 @@ class Known:
 
 @dataclass
 class Teller:
-    """Tells the tests of one run as they come.
+    """Tells the tests of one run as they come, and what did not come to its end.
 
     :param source: below it the files ``regression.diffs`` lie.
     :param prefix: before the names of tests.
     :param parts: whether several suites are run, each of which tells its directory first: the prefix from there on.
+    :param planned: tests that are going to be run, as far as that is known.
     """
 
     report: Report
@@ -124,22 +145,66 @@ class Teller:
     known: Known
     prefix: str = ""
     parts: bool = False
+    planned: Sequence[str] = ()
     count: int = 0
     failed: int = 0
     #: What else is done with a test that has failed; it returns the reason.
     failure: Callable[[Ran], str] | None = None
+    #: Whether a suite has announced the run under way.
+    _announced: bool = False
+    #: Its tests.
+    _told: list[str] = field(default_factory=list)
+    #: One of them that has no outcome yet.
+    _begun: str = ""
+    #: Whether it has said how many there were.
+    _ended: bool = False
+    #: Its last lines.
+    _last: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT))
 
     def line(self, line: str) -> None:
         """Take a line of output."""
         where = read_suite(line) if self.parts else None
         if where is not None:
-            self.prefix = f"{where}/"
-        ran = read_line(line)
-        if ran is not None:
+            self.end("the next suite began")
+            self.prefix, self._announced = f"{where}/", True
+        self._last.append(line.rstrip("\n"))
+        if (ran := read_line(line)) is not None:
             self.test(ran)
+        elif (ran_in_all := read_end(line)) is not None:
+            self._ended, self._begun = True, ""
+            if ran_in_all > len(self._told):
+                self._broken("suite", f"{ran_in_all} tests were run, and {len(self._told)} of them told")
+        elif begun := _BEGUN.match(line):
+            self._begun = begun["name"]
+
+    def end(self, how: str) -> None:
+        """Tell each test of a run that was not told; and the run, where it has not come to its end.
+
+        :param how: it ended.
+        """
+        if not self._ended and (self._announced or self._told or self._begun or self.planned):
+            missing = [test for test in self.planned if test not in self._told] or [self._begun or "suite"]
+            said = next((line.strip() for line in reversed(self._last) if line.strip()), "")
+            for test in missing:
+                self._broken(test, f"it did not come to its end: {how}; the last words: {said or 'none'}")
+        self._announced, self._told, self._begun, self._ended = False, [], "", False
+
+    def _broken(self, test: str, why: str) -> None:
+        """Tell that a test has not come to its end."""
+        self.failed += 1
+        name = self.prefix + test
+        known = self.known.reason(name, False)
+        if known is not None:
+            self.report.add(name, "skipped", f"known to fail: {known}")
+        else:
+            self.report.add(name, "failed", why, detail="\n".join(self._last))
 
     def test(self, ran: Ran) -> None:
         """Tell of one test."""
+        if self._ended:  # the first of another run
+            self._told, self._ended = [], False
+        self._told.append(ran.name)
+        self._begun = ""
         self.count += 1
         name = self.prefix + ran.name
         reason = self.known.reason(name, ran.passed)
@@ -187,13 +252,25 @@ def run(
     return process.returncode, "".join(last)
 
 
-def run_suite(command: Sequence[str], cwd: Path, environment: Mapping[str, str], teller: Teller) -> str:
-    """Run a suite and tell its tests; return the last lines of its output.
+def run_suite(command: Sequence[str], cwd: Path, environment: Mapping[str, str], teller: Teller) -> None:
+    """Run a suite and tell its tests, those that it did not come to as well.
 
-    :raises Failure: it fails, and no test of it has failed; the end of its output is the detail.
+    :raises Failure: it fails, and no test of it has failed; or it runs none. The end of its output is the detail.
+    :raises Skipped: it ran no test and ended with the status :data:`SKIPPED`; its last line is the reason.
     """
-    failed = teller.failed
-    status, said = run(command, cwd, environment, teller.line)
-    if status != 0 and teller.failed == failed:
-        raise Failure(f"{Path(command[0]).name} ended with status {status}, and no test has failed", said)
-    return said
+    failed, count = teller.failed, teller.count
+    name = Path(command[0]).name
+    try:
+        status, said = run(command, cwd, environment, teller.line)
+    except BaseException:
+        teller.end(f"{name} was ended")
+        raise
+    if status == SKIPPED and teller.count == count:
+        raise Skipped((said.strip().splitlines() or ["it gives no reason"])[-1])
+    teller.end(f"{name} ended with status {status}")
+    if teller.failed > failed:
+        return
+    if status != 0:
+        raise Failure(f"{name} ended with status {status}, and no test has failed", said)
+    if teller.count == count:
+        raise NothingRun(f"{name} ran no test", said)

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pgbake.checks.harness.pgregress import Known, Teller, run_suite
-from pgbake.checks.harness.report import Failure
+from pgbake.checks.harness.report import Failure, Skipped
 from pgbake.checks.harness.server import Server, Session
 
 SOURCE = Path("/build/source")
@@ -78,9 +78,30 @@ class Suites:
         del found["PGDATABASE"]  # pg_regress names its own
         return found
 
-    def teller(self, prefix: str = "", source: Path = SOURCE) -> Teller:
+    def teller(
+        self, prefix: str = "", source: Path = SOURCE, planned: Sequence[str] = (), parts: bool = False
+    ) -> Teller:
         """Return what tells the tests of a suite."""
-        return Teller(self.session.report, source, self.known, prefix)
+        return Teller(self.session.report, source, self.known, prefix, parts, planned)
+
+    def tell(self, name: str, came: Failure | Skipped | None, seconds: float = 0, quiet: bool = False) -> None:
+        """Tell what came of a test, or of a suite as a whole.
+
+        :param came: None: it has passed.
+        :param quiet: then nothing is told.
+        """
+        report = self.session.report
+        if isinstance(came, Skipped):
+            report.add(name, "skipped", str(came), seconds)
+            return
+        reason = self.known.reason(name, came is None)
+        if came is None:
+            if not quiet:
+                report.add(name, "passed", "", seconds)
+        elif reason is not None:
+            report.add(name, "skipped", f"known to fail: {reason}", seconds)
+        else:
+            report.add(name, "failed", came.message, seconds, came.detail)
 
     def variables(self, directory: Path, names: Sequence[str], flags: Sequence[str]) -> dict[str, str]:
         """Return variables of a directory's Makefile, expanded.
@@ -119,7 +140,17 @@ class Suites:
             f"{self.pgxs}/src/test/{where}/{program}", f"--inputdir={directory}", f"--outputdir={output}",
             f"--bindir={self.bin}", *options, *tests,
         ]  # fmt: skip
-        run_suite(command, directory, self.environment(server), self.teller(prefix, directory))
+        run_suite(command, directory, self.environment(server), self.teller(prefix, directory, tests))
+        still_there(server)
+
+
+def still_there(server: Server) -> None:
+    """Look whether a server has outlived a suite; crashes of single processes are told at the end of each check.
+
+    :raises Failure: it has not.
+    """
+    if not server.running:
+        raise Failure(f"the server {server.name} did not outlive it", server.log_end())
 
 
 def link(sources: Sequence[Path], into: Path, real: Sequence[Path]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgbake.checks.harness.report import Failure, Report
-from pgbake.checks.harness.server import Session
+from pgbake.checks.harness.server import Server, Session
 
 _TEST = re.compile(r"(?P<state>ok|not ok)\b *(?P<number>\d+)?(?: *- *)?(?P<rest>.*)")
 _PLAN = re.compile(r"1\.\.(?P<count>\d+)(?: *# *SKIP\S* *(?P<reason>.*))?", re.IGNORECASE)
@@ -109,8 +109,19 @@ def check(session: Session) -> None:
     server = session.server()
     database = server.create_database("tap")
     server.sql("CREATE EXTENSION pgtap", database)
+    with session.report.test("as planned"):
+        perform(server, database, script, session.report)
+
+
+def perform(server: Server, database: str, script: str, report: Report | None = None) -> Tap:
+    """Perform a script by psql, which stops at its first error; return what it has said.
+
+    :param report: tells the tests, whatever comes of the whole.
+    :raises Failure: it ends early, or does not keep its plan.
+    """
     command = [
-        f"{session.bundle}/bin/psql", "-XAtq", "-P", "pager=off", "-v", "ON_ERROR_STOP=1", "-d", database, "-f", "-",
+        f"{server.session.bundle}/bin/psql", "-XAtq", "-P", "pager=off", "-v", "ON_ERROR_STOP=1", "-d", database,
+        "-f", "-",
     ]  # fmt: skip
     done = subprocess.run(
         command, input=script, capture_output=True, text=True, errors="replace", check=False,
@@ -118,15 +129,16 @@ def check(session: Session) -> None:
     )  # fmt: skip
     print("\n".join(f"  {line}" for line in done.stdout.splitlines()))
     tap = read_tap(done.stdout.splitlines())
-    tell(session.report, tap)
-    with session.report.test("as planned"):
-        errors = "\n".join(_errors(done.stderr))
-        if done.returncode != 0:
-            first = next(_errors(done.stderr), f"psql ended with status {done.returncode}")
-            raise Failure(f"it ended before its end: {first}", f"{tap.wrong() or ''}\n{errors}".strip())
-        wrong = tap.wrong()
-        if wrong is not None:
-            raise Failure(wrong, errors)
+    if report is not None:
+        tell(report, tap)
+    errors = "\n".join(_errors(done.stderr))
+    if done.returncode != 0:
+        first = next(_errors(done.stderr), f"psql ended with status {done.returncode}")
+        raise Failure(f"it ended before its end: {first}", f"{tap.wrong() or ''}\n{errors}".strip())
+    wrong = tap.wrong()
+    if wrong is not None:
+        raise Failure(wrong, errors)
+    return tap
 
 
 def _errors(said: str) -> Iterator[str]:

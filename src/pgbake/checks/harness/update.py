@@ -5,6 +5,9 @@ as far as the old version can, and leaves tables; ``ALTER EXTENSION UPDATE`` fol
 be what they were, and the extension must consist of the objects of a fresh installation (`interface.describe`).
 
 What cannot be so is declared, with its stage: ``create``, ``path``, ``use``, ``update``, ``rows``, ``objects``.
+
+Each update is in a database of its own. Roles belong to no database: those that one update has left are dropped before
+the next, so that all of them start from the same state.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any
 
 from pgbake.checks.harness.interface import EMPTY, describe, fresh
 from pgbake.checks.harness.report import Failure, Skipped
-from pgbake.checks.harness.server import CREATING, PATIENCE, Server, Session
+from pgbake.checks.harness.server import CREATING, PATIENCE, SUPERUSER, Server, Session
 from pgbake.checks.harness.smoke import create, header
 
 #: Packages of the receipt that hold contrib's extensions.
@@ -37,6 +40,17 @@ SELECT format($$SELECT concat_ws(' ', %L, md5(string_agg(row, E'\n' ORDER BY row
            AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                               AND d.deptype = 'e')) AS tables
  ORDER BY name \gexec
+"""
+#: An extension in one version, if there is such a version.
+_SAME_VERSION = r"""
+SELECT format('CREATE EXTENSION IF NOT EXISTS %I VERSION %L CASCADE', name, version)
+  FROM pg_available_extension_versions WHERE name = '{name}' AND version = '{version}' \gexec
+"""
+#: Where roles other than some own or may do something; what is common to all databases is seen from each.
+_DATABASES = """
+SELECT DISTINCT d.datname
+  FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid OR s.dbid = 0 AND d.datname = 'postgres'
+ WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid <> ALL ({known})
 """
 
 
@@ -84,6 +98,8 @@ class _Updates:
         #: How much data each update has carried.
         self.told: list[str] = []
         self._count = 0
+        #: The roles that were there before any update, as an array of SQL's.
+        self._roles = server.sql("SELECT array_agg(oid) FROM pg_authid")
 
     def one(self, extension: dict[str, Any], old: str) -> None:
         """Update one extension from one version.
@@ -95,6 +111,7 @@ class _Updates:
         use: str = self.session.spec["uses"].get(name) or self.session.spec["uses"].get(extension["package"]) or ""
         only = header(use, "database")
         self._recovered()
+        self._drop_roles()
         if name not in self.fresh:
             self.fresh[name] = fresh(server, name, only)
         self._count += 1
@@ -128,7 +145,7 @@ class _Updates:
         if known := self._known("use", name, old):  # it is not even tried: a crash would be told
             self.session.report.add(f"{name} {old} with data", "skipped", f"known: {known}")
         else:
-            self._use(extension, database, use)
+            self._use(extension, old, database, use)
         before = self._rows(database)
         with self._stage("update", name, old):
             server.sql(f'{CREATING}ALTER EXTENSION "{name}" UPDATE', database)
@@ -150,8 +167,12 @@ class _Updates:
         rows = sum(int(line.rpartition(" ")[2]) for line in before)
         self.told.append(f"{name} {old} to {new}: {rows} rows in {len(before)} tables")
 
-    def _use(self, extension: dict[str, Any], database: str, use: str) -> None:
-        """Perform a use as far as an old version can."""
+    def _use(self, extension: dict[str, Any], old: str, database: str, use: str) -> None:
+        """Perform a use as far as an old version can.
+
+        Extensions that require this one are made in the version of the same name, or not at all: a newer one may want
+        what the old version has not, or be in the way of the update.
+        """
         server = self.server
         directory = server.directory / "files"
         directory.mkdir(exist_ok=True)
@@ -162,7 +183,13 @@ class _Updates:
             names = [other["name"] for other in self.session.package(extension["package"])]
         else:
             names = []
-        created = "".join(f'CREATE EXTENSION IF NOT EXISTS "{other}" CASCADE;\n' for other in names)
+        dependants = self._dependants(extension["name"])
+        created = "".join(
+            _SAME_VERSION.format(name=other, version=old)
+            if other in dependants
+            else f'CREATE EXTENSION IF NOT EXISTS "{other}" CASCADE;\n'
+            for other in names
+        )
         variables = ("-v", f"dir={directory}", "-v", f"major={self.session.major}")
         try:
             server.program(
@@ -173,6 +200,19 @@ class _Updates:
             if "server" in failure.message or "connection" in failure.message or "connection" in failure.detail:
                 raise Failure(f"its use crashes the server: {failure.message}", failure.detail) from failure
             print(f"the use of {extension['name']} ended early: {failure.message}", flush=True)
+
+    def _dependants(self, name: str) -> set[str]:
+        """Return the extensions of the bundle that require an extension, be it by way of others."""
+        found: set[str] = set()
+        waiting = {name}
+        while waiting:
+            waiting = {
+                extension["name"]
+                for extension in self.session.receipt["extensions"]
+                if waiting & set(extension["requires"])
+            } - found
+            found |= waiting
+        return found
 
     def _rows(self, database: str) -> list[str]:
         """Return of each table that is no extension's how many rows it has, and the digest of their text."""
@@ -188,6 +228,24 @@ class _Updates:
             if listed and known["name"] == name and known["stage"] == stage:
                 return str(known["reason"])
         return None
+
+    def _drop_roles(self) -> None:
+        """Drop the roles that the updates before have made.
+
+        :raises Failure: one cannot be dropped.
+        """
+        known = f"'{self._roles}'::oid[]"
+        made = self.server.sql(f"SELECT string_agg(oid::regrole::text, ', ') FROM pg_authid WHERE oid <> ALL ({known})")
+        if not made:
+            return
+        try:
+            for database in self.server.sql(_DATABASES.format(known=known)).splitlines():
+                self.server.sql(f"REASSIGN OWNED BY {made} TO {SUPERUSER}; DROP OWNED BY {made} CASCADE", database)
+            self.server.sql(f"DROP ROLE {made}")
+        except Failure as failure:
+            raise Failure(
+                f"{made}, of the updates before, cannot be dropped: {failure.message}", failure.detail
+            ) from failure
 
     def _recovered(self) -> None:
         """Wait for the server, which the update before may have crashed.

@@ -26,6 +26,7 @@ def main() -> int:
         status, said = run(
             ["bash", "-eu", "-o", "pipefail", "-c", variables["world"]], Path("/build"), variables, teller.line
         )
+        teller.end(f"make ended with status {status}")
         if status != 0 and not report.failed:
             report.stop(f"it ended with status {status}, and no test has failed", said)
         elif teller.count == 0:
