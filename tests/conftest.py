@@ -21,7 +21,7 @@ _left_out: list[str] = []
 
 
 def pytest_configure() -> None:
-    """Heed interrupts: a worker of xdist and what a shell starts with `&` ignore them, and so would all that tests start."""
+    """Heed interrupts: workers of xdist and what a shell starts with `&` ignore them, and so would what tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 

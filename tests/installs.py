@@ -20,7 +20,9 @@ from pgbake.events import silent
 from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
+from tests.closures import secret_key
 from tests.debian import HOST, debian_tree
+from tests.statements import vouch
 
 #: The library that an extension of the example brings, and nothing else of it needs.
 LIBRARY = "libpcre.so.3"
@@ -96,9 +98,33 @@ class Shelf:
         """A bundle whose server does not come up: it is to preload what is not there."""
         return self.variant("broken", lambda receipt: receipt.update(preload=["is_not_there"]))
 
+    def future(self) -> StorePath:
+        """A bundle whose C library is made for a Linux that is not there yet."""
+        return self.variant("future", lambda receipt: receipt.update(kernel="99.1.0"))
+
     def foreign(self) -> StorePath:
         """A bundle for another kind of machine."""
         return self.variant("foreign", lambda receipt: receipt.update(system="aarch64-linux"))
+
+    @property
+    def cache(self) -> Path:
+        """The directory of a binary cache that :meth:`offer` fills."""
+        return self.home / "cache"
+
+    def offer(self, *bundles: StorePath, key: str = "tests-1", checked: bool = True) -> None:
+        """Push bundles to the cache, signed, each with a signed statement that its checks have passed.
+
+        :param key: the name of the key; see `tests.closures.secret_key`.
+        :param checked: False: let the statement say that they have not.
+        """
+        file = self.home / f"{key}.key"
+        file.write_text(secret_key(key).export())
+        file.chmod(0o600)
+        self.pgbake("push", "--to", f"file://{self.cache}", "--key", file, "--level", 1, "--unchecked", *bundles)
+        if checked:
+            with LocalStore(self.root) as store:
+                for bundle in bundles:
+                    vouch(f"file://{self.cache}", store, bundle, secret_key(key))
 
     def environment(self) -> dict[str, str]:
         """Return the environment of its commands."""
