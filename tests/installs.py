@@ -19,13 +19,17 @@ from pgbake.cache.substituters import Substituters
 from pgbake.events import silent
 from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
+from pgbake.formats.system import host_system
 from pgbake.store.local import LocalStore
 from tests.closures import secret_key
 from tests.debian import HOST, debian_tree
+from tests.projects import REPOSITORY, TestProject
 from tests.statements import vouch
 
 #: The library that an extension of the example brings, and nothing else of it needs.
 LIBRARY = "libpcre.so.3"
+#: What the server that is built otherwise has after its version.
+OTHERWISE = "+rebuilt"
 Receipt = dict[str, Any]
 
 
@@ -43,11 +47,16 @@ class Shelf:
     @classmethod
     def make(cls, root: Path, home: Path, source: Path, bundle: StorePath) -> Shelf:
         """Copy a bundle from the store below ``source``."""
-        with LocalStore(root) as store:
+        home.mkdir(exist_ok=True)
+        shelf = cls(root, home, bundle)
+        shelf.take(source, bundle)
+        return shelf
+
+    def take(self, source: Path, bundle: StorePath) -> None:
+        """Copy a bundle from the store below ``source``."""
+        with LocalStore(self.root) as store:
             caches = Substituters([LocalSource(f"local?root={source}")], lambda _info, _where: None)
             pull(store, caches, [bundle], silent)
-        home.mkdir(exist_ok=True)
-        return cls(root, home, bundle)
 
     def variant(
         self, name: str, change: Callable[[Receipt], None], without: Iterable[str] = (), version: str = "15.18"
@@ -150,6 +159,30 @@ class Shelf:
     def json(self, *args: object) -> Any:
         """Run ``pgbake ... --json`` and return its answer."""
         return json.loads(self.pgbake(*args, "--json").stdout)
+
+
+def built_example(scratch: Path) -> tuple[Path, StorePath]:
+    """Return the store of all tests, and the example's bundle in it."""
+    project = TestProject.copy(scratch / "project", scratch / "home")
+    project.pgbake("build")
+    return project.store, project.project.bundle(host_system()).path
+
+
+def built_otherwise(scratch: Path) -> tuple[Path, StorePath]:
+    """Return the store of all tests, and in it the example with its PostgreSQL configured otherwise.
+
+    It stands for a minor upgrade: archives keep the sources of one minor version at a time. Every program of it is
+    compiled anew, all extensions against it, and the server tells another version (``--with-extra-version``).
+    """
+    project = TestProject.copy(scratch / "project", scratch / "home")
+    recipe = (REPOSITORY / "src/pgbake/catalogue/recipes/postgresql.toml").read_text()
+    assert "configure = [\n" in recipe
+    (project.directory / "recipes").mkdir()
+    (project.directory / "recipes/postgresql.toml").write_text(
+        recipe.replace("configure = [\n", f'configure = [\n  "--with-extra-version={OTHERWISE}",\n', 1)
+    )
+    project.pgbake("build")
+    return project.store, project.project.bundle(host_system()).path
 
 
 def host_tree(place: Path, suite: str = "bookworm", packages: tuple[str, ...] = HOST) -> Path:
