@@ -19,11 +19,17 @@ from pgbake.cache.substituters import Substituters
 from pgbake.events import silent
 from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
+from pgbake.formats.system import host_system
 from pgbake.store.local import LocalStore
+from tests.closures import secret_key
 from tests.debian import HOST, debian_tree
+from tests.projects import REPOSITORY, TestProject
+from tests.statements import vouch
 
 #: The library that an extension of the example brings, and nothing else of it needs.
 LIBRARY = "libpcre.so.3"
+#: What the server that is built otherwise has after its version.
+OTHERWISE = "+rebuilt"
 Receipt = dict[str, Any]
 
 
@@ -41,11 +47,16 @@ class Shelf:
     @classmethod
     def make(cls, root: Path, home: Path, source: Path, bundle: StorePath) -> Shelf:
         """Copy a bundle from the store below ``source``."""
-        with LocalStore(root) as store:
+        home.mkdir(exist_ok=True)
+        shelf = cls(root, home, bundle)
+        shelf.take(source, bundle)
+        return shelf
+
+    def take(self, source: Path, bundle: StorePath) -> None:
+        """Copy a bundle from the store below ``source``."""
+        with LocalStore(self.root) as store:
             caches = Substituters([LocalSource(f"local?root={source}")], lambda _info, _where: None)
             pull(store, caches, [bundle], silent)
-        home.mkdir(exist_ok=True)
-        return cls(root, home, bundle)
 
     def variant(
         self, name: str, change: Callable[[Receipt], None], without: Iterable[str] = (), version: str = "15.18"
@@ -96,9 +107,33 @@ class Shelf:
         """A bundle whose server does not come up: it is to preload what is not there."""
         return self.variant("broken", lambda receipt: receipt.update(preload=["is_not_there"]))
 
+    def future(self) -> StorePath:
+        """A bundle whose C library is made for a Linux that is not there yet."""
+        return self.variant("future", lambda receipt: receipt.update(kernel="99.1.0"))
+
     def foreign(self) -> StorePath:
         """A bundle for another kind of machine."""
         return self.variant("foreign", lambda receipt: receipt.update(system="aarch64-linux"))
+
+    @property
+    def cache(self) -> Path:
+        """The directory of a binary cache that :meth:`offer` fills."""
+        return self.home / "cache"
+
+    def offer(self, *bundles: StorePath, key: str = "tests-1", checked: bool = True) -> None:
+        """Push bundles to the cache, signed, each with a signed statement that its checks have passed.
+
+        :param key: the name of the key; see `tests.closures.secret_key`.
+        :param checked: False: let the statement say that they have not.
+        """
+        file = self.home / f"{key}.key"
+        file.write_text(secret_key(key).export())
+        file.chmod(0o600)
+        self.pgbake("push", "--to", f"file://{self.cache}", "--key", file, "--level", 1, "--unchecked", *bundles)
+        if checked:
+            with LocalStore(self.root) as store:
+                for bundle in bundles:
+                    vouch(f"file://{self.cache}", store, bundle, secret_key(key))
 
     def environment(self) -> dict[str, str]:
         """Return the environment of its commands."""
@@ -124,6 +159,30 @@ class Shelf:
     def json(self, *args: object) -> Any:
         """Run ``pgbake ... --json`` and return its answer."""
         return json.loads(self.pgbake(*args, "--json").stdout)
+
+
+def built_example(scratch: Path) -> tuple[Path, StorePath]:
+    """Return the store of all tests, and the example's bundle in it."""
+    project = TestProject.copy(scratch / "project", scratch / "home")
+    project.pgbake("build")
+    return project.store, project.project.bundle(host_system()).path
+
+
+def built_otherwise(scratch: Path) -> tuple[Path, StorePath]:
+    """Return the store of all tests, and in it the example with its PostgreSQL configured otherwise.
+
+    It stands for a minor upgrade: archives keep the sources of one minor version at a time. Every program of it is
+    compiled anew, all extensions against it, and the server tells another version (``--with-extra-version``).
+    """
+    project = TestProject.copy(scratch / "project", scratch / "home")
+    recipe = (REPOSITORY / "src/pgbake/catalogue/recipes/postgresql.toml").read_text()
+    assert "configure = [\n" in recipe
+    (project.directory / "recipes").mkdir()
+    (project.directory / "recipes/postgresql.toml").write_text(
+        recipe.replace("configure = [\n", f'configure = [\n  "--with-extra-version={OTHERWISE}",\n', 1)
+    )
+    project.pgbake("build")
+    return project.store, project.project.bundle(host_system()).path
 
 
 def host_tree(place: Path, suite: str = "bookworm", packages: tuple[str, ...] = HOST) -> Path:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.closures import secret_key
 from tests.debian import HOST, debian_tree
 from tests.projects import REPOSITORY
 
@@ -65,6 +66,13 @@ class Booted:
         """Run pgbake there, which takes bundles from the tests' store."""
         return self.run("pgbake", *args)
 
+    def trust(self, *keys: str, cache: str = "file:///cache") -> None:
+        """Let the machine take bundles from a cache, signed by keys of the tests."""
+        names = ", ".join(f'"{secret_key(key).public}"' for key in keys)
+        file = self.tree / "etc/pgbake/config.toml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f'[[cache]]\nurl = "{cache}"\n\n[trust]\nkeys = [{names}]\n')
+
     def sql(self, *statements: str, database: str = "postgres") -> str:
         """Run statements as the superuser, by the name that everybody knows."""
         words = [word for statement in statements for word in ("-c", statement)]
@@ -79,20 +87,9 @@ def booted(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) ->
     :param binds: further directories of this machine, each with its place there.
     """
     (tree / "etc/machine-id").write_text("")
-    # Another release's python3 is another one than that of the virtual environment.
-    packages = f"{REPOSITORY}/.venv/lib/python3.11/site-packages"
-    wrapper = tree / "usr/local/bin/pgbake"
-    wrapper.parent.mkdir(parents=True, exist_ok=True)
-    wrapper.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY}/src:{packages} exec /usr/bin/python3.11 -m pgbake "$@"\n')
-    wrapper.chmod(0o755)
+    shown = _with_pgbake(tree, shelf, binds or {})
     nspawn = debian_tree("bookworm", ("systemd-container",))
     libraries = f"{nspawn}/usr/lib/x86_64-linux-gnu"
-    shown = {REPOSITORY: REPOSITORY, shelf: Path("/shelf"), **(binds or {})}
-    if not (tree / "usr/bin/python3.11").exists():  # another release: this machine's Python, with that one's libraries
-        shown |= {
-            Path("/usr/bin/python3.11"): Path("/usr/bin/python3.11"),
-            Path("/usr/lib/python3.11"): Path("/usr/lib/python3.11"),
-        }
     command = [
         f"{nspawn}/usr/bin/systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--private-network",
         f"--directory={tree}", f"--machine=pgbake-{os.getpid()}", "--console=pipe", "--kill-signal=SIGRTMIN+4",
@@ -107,7 +104,9 @@ def booted(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) ->
         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        machine = Booted(tree, _init(process), shelf)
+        machine = Booted(
+            tree, _child(process, ("/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init")), shelf
+        )
         deadline = time.monotonic() + 60
         while (state := machine.attempt("systemctl", "is-system-running").stdout.strip()) not in (
             "running",
@@ -127,13 +126,63 @@ def booted(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) ->
         log.close()
 
 
-def _init(process: subprocess.Popen[bytes]) -> int:
+@contextmanager
+def contained(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) -> Iterator[Booted]:
+    """Let a tree be the root of namespaces of its own until the ``with`` block ends, as a container's is: no systemd,
+    no network but loopback; the parameters are those of :func:`booted`.
+    """
+    shown = _with_pgbake(tree, shelf, binds or {})
+    mounts = ""
+    for source, place in shown.items():
+        (tree / str(place).lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        make = "mkdir -p" if source.is_dir() else "touch"
+        mounts += f"{make} .{place}; mount --bind {shlex.quote(str(source))} .{place}\n"
+        mounts += f"mount -o remount,bind,ro .{place}\n"
+    (tree / "proc").mkdir(exist_ok=True)
+    script = f"""
+        mount --make-rprivate /
+        mount --bind {shlex.quote(str(tree))} {shlex.quote(str(tree))}
+        cd {shlex.quote(str(tree))}
+        mkdir -p proc dev run tmp
+        mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs tmpfs run
+        mount -t tmpfs -o mode=1777 tmpfs tmp
+        {mounts}
+        ip link set lo up
+        exec chroot . sleep infinity
+    """
+    process = subprocess.Popen(
+        ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-euc", script],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        yield Booted(tree, _child(process, ("sleep",)), shelf)
+    finally:
+        process.kill()  # and so all that runs there
+        process.wait()
+
+
+def _with_pgbake(tree: Path, shelf: Path, binds: Mapping[Path, Path]) -> dict[Path, Path]:
+    """Give a tree the command pgbake; return what is to be shown there, and where."""
+    # Another release's python3 is another one than that of the virtual environment.
+    packages = f"{REPOSITORY}/.venv/lib/python3.11/site-packages"
+    wrapper = tree / "usr/local/bin/pgbake"
+    wrapper.parent.mkdir(parents=True, exist_ok=True)
+    wrapper.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY}/src:{packages} exec /usr/bin/python3.11 -m pgbake "$@"\n')
+    wrapper.chmod(0o755)
+    shown = {REPOSITORY: REPOSITORY, shelf: Path("/shelf"), **binds}
+    if not (tree / "usr/bin/python3.11").exists():  # another release: this machine's Python, with that one's libraries
+        shown |= {Path(place): Path(place) for place in ("/usr/bin/python3.11", "/usr/lib/python3.11")}
+    return shown
+
+
+def _child(process: subprocess.Popen[bytes], programs: tuple[str, ...]) -> int:
+    """Return the pid of a process's child once it is one of these programs."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             with suppress(OSError):
-                words = Path(f"/proc/{child}/cmdline").read_text()
-                if words.startswith(("/usr/lib/systemd/systemd\0", "/lib/systemd/systemd\0", "/sbin/init\0")):
+                words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+                if words[0] in programs:
                     return int(child)
         time.sleep(0.05)
-    raise AssertionError(f"systemd-nspawn did not start: {process.poll()}")
+    raise AssertionError(f"none of {programs} has started: {process.poll()}")

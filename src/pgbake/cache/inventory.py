@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,8 +12,8 @@ from pgbake.cache.cache import CACHE_INFO, BinaryCache, in_parallel
 from pgbake.cache.index import NAME as INDEX_NAME
 from pgbake.cache.index import Index, load_index
 from pgbake.cache.objects import Listed, Missing
-from pgbake.cache.roots import BUNDLE, PREFIX, Root, is_bundle_name, load_root
-from pgbake.errors import CacheError, FormatError
+from pgbake.cache.roots import BUNDLE, PREFIX, Root, is_bundle_name, load_root, root_name
+from pgbake.errors import CacheError, FormatError, PgbakeError
 from pgbake.events import Notice, Sink
 from pgbake.formats.narinfo import MAX_NARINFO, CacheInfo, NarInfo
 from pgbake.formats.storepath import StorePath
@@ -222,8 +223,17 @@ def _from_index(cache: BinaryCache, index: Index | None, problem: str | None, re
         except Missing:
             pass
 
+    def root(name: str) -> tuple[Root, float] | None:
+        with suppress(PgbakeError):  # it only tells when a bundle was pushed, and for which machines
+            if (told := cache.objects.look_at(name)) is not None:
+                found = load_root(cache.objects, name)
+                return (found, told.modified) if found is not None else None
+        return None
+
     in_parallel(narinfo, index.texts)
-    return Inventory(None, info, index, problem, infos, damaged, ())
+    names = [root_name(path, what) for path in infos if is_bundle_name(path.name) for what in ("runtime", "build")]
+    roots = tuple(found for found in in_parallel(root, names) if found is not None)
+    return Inventory(None, info, index, problem, infos, damaged, roots)
 
 
 def _cache_info(cache: BinaryCache, report: Sink) -> CacheInfo | None:

@@ -167,13 +167,23 @@ class ObjectStore:
 
     def has(self, name: str) -> int | None:
         """Return the size of an object in bytes, or None where there is none."""
+        found = self.look_at(name)
+        return found.size if found is not None else None
+
+    def look_at(self, name: str) -> Listed | None:
+        """Return what a listing would tell of an object, or None where there is none.
+
+        :raises CacheError: the server refuses, or does not answer.
+        """
         try:
             with self._explained(name):
                 if self.local is not None:
-                    return (self.local / name).stat().st_size
+                    status = (self.local / name).stat()
+                    return Listed(name, status.st_size, _local_etag(status), status.st_mtime)
                 import obstore
 
-                return obstore.head(self._store, name)["size"]
+                told = obstore.head(self._store, name)
+                return Listed(name, told["size"], told["e_tag"], told["last_modified"].timestamp())
         except Missing:
             return None
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
 from pgbake.cli.quantities import DURATION, SIZE
 from pgbake.quantities import human_size
+
+if TYPE_CHECKING:
+    from pgbake.store.local import LocalStore
 
 
 @click.command(
@@ -50,8 +56,9 @@ def command(
     """Delete the store paths that no root needs: no `result` link, profile, server, running program or build.
 
     Results of checks stay while their project is there and has that bundle. Derivations of what stays are kept, with
-    the build roots and sources that they name, so that it can be built again. Generations of profiles go only where
-    --keep-generations or --older-than lets them; with both given, those that both let go. The current one stays.
+    the build roots and sources that they name, so that it can be built again. Generations of profiles, and of what is
+    installed, go only where --keep-generations or --older-than lets them; with both given, those that both let go. The
+    current one stays.
 
     Builds may run meanwhile: what they need stays.
     """
@@ -64,12 +71,14 @@ def command(
         from pgbake.checks.record import let_go_of_the_gone
 
         let_go_of_the_gone(data_dir() / "checks")
+    gone, without = _let_go_of_installed(store, keep_generations, older_than, dry_run)
     options = GcOptions(
         dry_run=dry_run,
         keep_for=keep_for,
         keep_outputs=keep_outputs,
         keep_generations=keep_generations,
         older_than=older_than,
+        without=without,
         max_freed=max_freed,
         keep_failed=keep_failed,
         keep_logs=keep_logs,
@@ -86,7 +95,7 @@ def command(
                 "freed": done.freed,
                 "kept": done.kept,
                 "links": done.links,
-                "generations": [str(generation.link) for generation in done.generations],
+                "generations": [str(link) for link in (*gone, *(item.link for item in done.generations))],
                 "failed-builds": [str(place) for place in done.failed],
                 "logs": [str(file) for file in done.logs],
                 "roots": len(done.roots),
@@ -97,7 +106,7 @@ def command(
         for info in sorted(done.deleted, key=lambda info: (-info.nar_size, info.path)):
             app.say(f"{human_size(info.nar_size):>9}  {info.path}")
     for what, count in (
-        ("generation", len(done.generations)),
+        ("generation", len(gone) + len(done.generations)),
         ("failed build", len(done.failed)),
         ("log", len(done.logs)),
         ("unused link", done.links),
@@ -110,6 +119,35 @@ def command(
         f"{human_size(done.freed)} {'would be ' if dry_run else ''}freed; {_counted(done.kept, 'path')} "
         f"{'stays' if done.kept == 1 else 'stay'}"
     )
+
+
+def _let_go_of_installed(
+    store: LocalStore, keep: int | None, older_than: float | None, dry_run: bool
+) -> tuple[list[Path], tuple[Path, ...]]:
+    """Remove generations of what is installed from this store, with servers' directories that nobody uses then.
+
+    :returns: links of those that go; and, in a dry run, links that count as no roots.
+    """
+    if (keep is None and older_than is None) or not (store.root / "nix/var/pgbake/profiles").is_dir():
+        return [], ()
+    import time
+
+    from pgbake.install.profiles import Profiles
+    from pgbake.install.servers import ServerDirectories
+
+    profiles = Profiles(store)
+    servers = ServerDirectories(profiles)
+    with profiles.lock():
+        going = profiles.superseded(keep, older_than, time.time())
+        links = [generation.place / "bundle" for generation in going]
+        if dry_run:
+            all_of_it = [each for major in profiles.majors() for each in profiles.generations(major)]
+            used = {each.server for each in all_of_it if each not in going}
+            return links, (*links, *(place / "current" for place in servers.unused(used)))
+        for generation in going:
+            profiles.drop(generation)
+        servers.heal()
+    return links, ()
 
 
 def _counted(count: int, what: str) -> str:

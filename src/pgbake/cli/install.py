@@ -84,7 +84,10 @@ def install(
     as_json: bool,
 ) -> None:
     """Do it, for `upgrade` as well."""
-    from pgbake.cli.installing import answer, installation, on_machine, provide_bundle, way_of
+    from dataclasses import replace
+
+    from pgbake.cli.installing import answer, installation, meant_bundle, on_machine, provide_bundle, way_of
+    from pgbake.events import silent
     from pgbake.install import host
     from pgbake.install.installation import Wish
     from pgbake.install.profiles import Origin
@@ -94,18 +97,20 @@ def install(
     machine = on_machine(app, root)
     host.require_writable(machine.store_root)
     host.require_selinux(machine.store_root)
-    path, checks = provide_bundle(
-        app, machine, bundle, urls, only_cached=only_cached, unchecked=unchecked, dry_run=dry_run
-    )
+    path = meant_bundle(app, machine, bundle, urls, only_cached=only_cached, dry_run=dry_run)
     name = bundle if bundle is not None and "/" not in bundle else None
-    wish = Wish(path, Origin(name, urls, checks), cluster, port, way, restart, not no_start, timeout)
-    with app.reporting() as report:
-        what = installation(machine, report)
-        if dry_run and not machine.store.valid([path]):
-            app.note(f"note: {path} is not here yet; whether a restart would be needed is known when it is")
-            done = what.foresee(wish)
-        else:
-            done = what.install(wish, dry_run=dry_run)
+    wish = Wish(path, Origin(name, urls), cluster, port, way, restart, not no_start, timeout)
+    here = bool(machine.store.valid([path]))
+    if not here:
+        # What stands in the way is said before anything is fetched.
+        done = installation(machine, silent).foresee(wish)
+    checks = provide_bundle(app, machine, path, urls, unchecked=unchecked, dry_run=dry_run)
+    if here or not dry_run:
+        with app.reporting() as report:
+            wish = replace(wish, origin=Origin(name, urls, checks))
+            done = installation(machine, report).install(wish, dry_run=dry_run)
+    else:
+        app.note(f"note: {path} is not here yet; whether a restart would be needed is known when it is")
 
     def tell() -> None:
         same = done.before is not None and done.now is not None and done.before.number == done.now.number

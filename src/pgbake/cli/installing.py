@@ -60,32 +60,30 @@ def way_of(adopt: bool, divert: bool) -> Way:
 
 
 def provide_bundle(
-    app: App, machine: App, name: str | None, urls: Sequence[str], *, only_cached: bool, unchecked: bool, dry_run: bool
-) -> tuple[StorePath, str]:
-    """Bring the bundle that is meant into the machine's store; return it and how it stands with its checks.
+    app: App, machine: App, bundle: StorePath, urls: Sequence[str], *, unchecked: bool, dry_run: bool
+) -> str:
+    """Bring a bundle into the machine's store; return how it stands with its checks.
 
-    :param name: a path, a link to one, or the name of a bundle in the caches; None: the project's.
     :raises PgbakeError: it is to be had nowhere, nobody trusted has signed it, or its checks have not passed.
     """
-    bundle = _meant(app, machine, name, urls, only_cached=only_cached, dry_run=dry_run)
     if (checks := _installed(machine, bundle)) is not None:
-        return bundle, checks
+        return checks
     from pgbake.cli.gate import require_checked
 
     own = app.store if app.store_root != machine.store_root and (app.store_root / "nix/store").exists() else None
     if machine.store.hold([bundle]):
         source = app if own is not None and own.valid([bundle]) else machine
-        return bundle, require_checked(source, bundle, "installed", unchecked=unchecked).word
+        return require_checked(source, bundle, "installed", unchecked=unchecked).word
     if own is not None and own.valid([bundle]) and not urls:
         gate = require_checked(app, bundle, "installed", unchecked=unchecked)
         if not dry_run:
             _pull(app, machine, bundle, [f"local?root={app.store_root}"], unchecked=True)
             _bring_statements(app, machine, bundle)
-        return bundle, gate.word
+        return gate.word
     if dry_run:
-        return bundle, "unchecked"
+        return "unchecked"
     _pull(app, machine, bundle, urls, unchecked=unchecked)
-    return bundle, require_checked(machine, bundle, "installed", unchecked=unchecked).word
+    return require_checked(machine, bundle, "installed", unchecked=unchecked).word
 
 
 def _installed(machine: App, bundle: StorePath) -> str | None:
@@ -99,9 +97,14 @@ def _installed(machine: App, bundle: StorePath) -> str | None:
     return next((each.origin.checks for each in currents if each is not None and each.bundle == bundle), None)
 
 
-def _meant(
+def meant_bundle(
     app: App, machine: App, name: str | None, urls: Sequence[str], *, only_cached: bool, dry_run: bool
 ) -> StorePath:
+    """Return the bundle that is meant, which is built where it is a project's; it need not be in the machine's store.
+
+    :param name: a path, a link to one, or the name of a bundle in the caches; None: the project's.
+    :raises PgbakeError: there is none, or it is for another kind of machine.
+    """
     from pgbake.errors import ManifestError
 
     if name is not None and "/" in name:

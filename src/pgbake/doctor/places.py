@@ -21,6 +21,7 @@ from pgbake.bundle.server import LONGEST_SOCKET_DIR
 from pgbake.doctor.finding import Finding, few, ok, problem, warning
 from pgbake.errors import PgbakeError
 from pgbake.formats.storepath import StorePath
+from pgbake.mounts import Mount, mount_of
 from pgbake.places import nix_owns_the_store
 from pgbake.store.local import LocalStore, remove_tree
 from pgbake.users import closed_directory, user_name
@@ -181,7 +182,7 @@ def examine_place(
 ) -> Iterator[Finding]:
     """Try what pgbake does with files in a directory, or in the one that it would be made in."""
     place = _existing(directory)
-    mount = _mount(place)
+    mount = mount_of(place)
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".pgbake-doctor-") as scratch:
             failed = [finding for trial in trials if (finding := _try(trial, name, Path(scratch), mount))]
@@ -211,13 +212,6 @@ def examine_place(
 
 
 @dataclass(frozen=True, slots=True)
-class _Mount:
-    point: str
-    kind: str
-    options: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Trial:
     """Something to do in an empty directory; an :class:`OSError` says that it cannot be done."""
 
@@ -226,7 +220,7 @@ class _Trial:
     hint: str
 
 
-def _try(trial: _Trial, name: str, scratch: Path, mount: _Mount) -> Finding | None:
+def _try(trial: _Trial, name: str, scratch: Path, mount: Mount) -> Finding | None:
     directory = scratch / trial.do.__name__.strip("_")
     directory.mkdir()
     try:
@@ -333,7 +327,7 @@ _STORE_TRIALS = (
 )
 
 
-def _not_writable(name: str, place: Path, mount: _Mount, error: OSError) -> Finding:
+def _not_writable(name: str, place: Path, mount: Mount, error: OSError) -> Finding:
     option = {"store's disk": "--store DIR", "downloads": "the variable XDG_CACHE_HOME"}.get(name, "XDG_DATA_HOME")
     if error.errno == errno.EROFS or "ro" in mount.options:
         return problem(
@@ -351,18 +345,6 @@ def _not_writable(name: str, place: Path, mount: _Mount, error: OSError) -> Find
         f"{place}, of {owner}: {error.strerror}",
         f"run as {owner}, or name another place with {option}",
     )
-
-
-def _mount(place: Path) -> _Mount:
-    """Return the mount that a directory lies on, as /proc/self/mountinfo tells (proc(5))."""
-    best = _Mount("/", "file system", frozenset())
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), before.split()[4])
-        if place.is_relative_to(point) and len(point) >= len(best.point):  # of two at one place the later counts
-            kind, _, super_options = after.split(" ", 2)
-            best = _Mount(point, kind, frozenset([*before.split()[5].split(","), *super_options.split(",")]))
-    return best
 
 
 def _existing(directory: Path) -> Path:

@@ -14,8 +14,9 @@ from pgbake.bundle.kernel import require_kernel
 from pgbake.bundle.receipt import Receipt
 from pgbake.errors import HOST_HINTS, HostError, ManifestError, ServerError
 from pgbake.formats.system import SYSTEMS, System, host_system
-from pgbake.machine.apply import below
+from pgbake.machine.apply import Plan, below
 from pgbake.machine.definition import Cluster
+from pgbake.mounts import mount_of
 from pgbake.quantities import human_size
 
 #: ELF's numbers of machines (System V gABI, e_machine).
@@ -111,12 +112,12 @@ def require_writable(root: Path, needed: int = 0) -> None:
     if about.f_flag & os.ST_RDONLY or not os.access(place, os.W_OK):
         raise HostError(
             f"{place} is mounted read-only",
-            hint=f"mount -o remount,rw {_mount_of(place)}; or give /nix a file system of its own",
+            hint=f"mount -o remount,rw {mount_of(place.resolve()).point}; or give /nix a file system of its own",
         )
     if about.f_flag & os.ST_NOEXEC:
         raise HostError(
             f"{place} is mounted noexec: no program of a bundle could run",
-            hint=f"mount -o remount,exec {_mount_of(place)}; or give /nix a file system of its own",
+            hint=f"mount -o remount,exec {mount_of(place.resolve()).point}; or give /nix a file system of its own",
         )
     free = about.f_bavail * about.f_frsize
     if needed and free < needed + _SPARE:
@@ -126,10 +127,23 @@ def require_writable(root: Path, needed: int = 0) -> None:
         )
 
 
-def _mount_of(place: Path) -> Path:
-    while not place.is_mount() and place != place.parent:
-        place = place.parent
-    return place
+def require_changeable(root: Path, plan: Plan) -> None:
+    """Check that no file or directory of a plan lies on a file system that is mounted read-only.
+
+    :raises HostError: one does; the file system is named.
+    """
+    places = {below(root, change.path).parent for change in plan.changes}
+    if plan.groups or plan.users:
+        places.add(root / "etc")
+    for place in sorted(places):
+        there = next(parent for parent in (place, *place.parents) if parent.exists())
+        if os.statvfs(there).f_flag & os.ST_RDONLY:
+            mount = mount_of(there.resolve()).point
+            raise HostError(
+                f"{mount} is mounted read-only, and files are to be made in {place}",
+                hint=f"mount -o remount,rw {mount}; where /usr stays read-only by design, run a server of your own: "
+                "pgbake up",
+            )
 
 
 def selinux_problem(root: Path = Path("/"), system: Path = Path("/sys/fs/selinux")) -> tuple[str, str] | None:

@@ -225,12 +225,13 @@ class Installation:
         """Whether an uninstall left this cluster's data."""
         return cluster.data in self.machine.record.kept
 
-    @staticmethod
-    def refuse_conflicts(plan: Plan) -> None:
-        """Refuse what would overwrite what is not ours.
+    def refuse_conflicts(self, plan: Plan) -> None:
+        """Refuse what would overwrite what is not ours, or write where nothing can be written.
 
         :raises ManifestError: something is in the way; each is named.
+        :raises HostError: a file system is mounted read-only.
         """
+        host.require_changeable(self.root, plan)
         if not plan.conflicts:
             return
         adoptable = all(conflict.adoptable for conflict in plan.conflicts)

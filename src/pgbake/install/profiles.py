@@ -30,6 +30,8 @@ from pgbake.files import flush_directory, write_whole
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore, remove_tree
 from pgbake.store.locks import OnWait, exclusive_lock, silent
+from pgbake.store.profiles import Generation as LinkGeneration
+from pgbake.store.profiles import superseded
 from pgbake.store.roots import link_inner_root
 
 
@@ -195,6 +197,15 @@ class Profiles:
         """Remove one generation, which is not current."""
         remove_tree(generation.place)
 
+    def superseded(self, keep: int | None, older_than: float | None, now: float) -> list[Generation]:
+        """Return the generations that may go, as those of other profiles of the store; see `pgbake.store.profiles`."""
+        found = []
+        for major in self.majors():
+            mine = {generation.place / "bundle": generation for generation in reversed(self.generations(major))}
+            going = superseded([[as_links(generation) for generation in mine.values()]], keep, older_than, now)
+            found += [mine[item.link] for item in going]
+        return found
+
     def tidy(self, major: int) -> None:
         """Remove generations whose bundle a collector let go, and what a killed process left half-made."""
         known = {generation.place for generation in self.generations(major)}
@@ -227,6 +238,12 @@ class Profiles:
         if not self.store.valid([chosen.bundle]):
             raise StoreError(f"the bundle of generation {number} is gone: {chosen.bundle}", hint="install it again")
         return chosen
+
+
+def as_links(generation: Generation) -> LinkGeneration:
+    """Return a generation as the garbage collector knows those of all profiles: a link."""
+    profile = generation.place.parent.parent / "current"
+    return LinkGeneration(profile, generation.number, generation.place / "bundle", generation.made, generation.current)
 
 
 def replace_link(link: Path, target: str) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,15 +239,21 @@ class ServerDirectories:
                 used.add(generation.server)
                 if generation.current:
                     self.thaw(generation)
+        for place in self.unused(used):
+            remove_tree(place)
+        with suppress(OSError):
+            (self.profiles.state / "servers").rmdir()
+
+    def unused(self, used: Collection[str]) -> list[Path]:
+        """Return the directories that no process runs from.
+
+        :param used: names of those that are left out: generations use them.
+        """
         top = self.profiles.state / "servers"
         if not top.is_dir():
-            return
-        running = _running_below(top)
-        for place in top.iterdir():
-            if place.name not in used and place.name not in running:
-                remove_tree(place)
-        with suppress(OSError):
-            top.rmdir()
+            return []
+        used = {*used, *_running_below(top)}
+        return [place for place in top.iterdir() if place.name not in used]
 
 
 def _running_below(top: Path) -> set[str]:

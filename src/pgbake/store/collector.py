@@ -27,7 +27,7 @@ from pgbake.store.database import PathInfo
 from pgbake.store.findroots import Root, find_roots
 from pgbake.store.local import LocalStore, remove_tree
 from pgbake.store.locks import exclusive_lock
-from pgbake.store.profiles import Generation, superseded
+from pgbake.store.profiles import Generation, generations, superseded
 from pgbake.store.statements import drop_statements
 from pgbake.store.usage import DiskUsage
 
@@ -46,6 +46,7 @@ class GcOptions:
     :param keep_outputs: whether outputs of a derivation stay while the derivation does (Nix's ``keep-outputs``).
     :param keep_derivations: whether a derivation stays while an output of its does (Nix's ``keep-derivations``).
     :param keep_generations: how many generations of each profile stay; see :func:`superseded`.
+    :param without: links that count as no roots: somebody is to remove them.
     :param older_than: the age beyond which generations go.
     :param max_freed: stop when so many bytes are freed; None: never.
     :param keep_failed: the age beyond which the directories of failed builds go.
@@ -58,6 +59,7 @@ class GcOptions:
     keep_derivations: bool = True
     keep_generations: int | None = None
     older_than: float | None = None
+    without: tuple[Path, ...] = ()
     max_freed: int | None = None
     keep_failed: float = 7 * DAY
     keep_logs: float = 30 * DAY
@@ -102,11 +104,16 @@ def collect_garbage(store: LocalStore, options: GcOptions | None = None, report:
         with ExitStack() as turn:
             if trash is not None:
                 turn.enter_context(exclusive_lock(store.state_dir / "gc.lock", _waiting(report)))
-            going = tuple(superseded(store.state_dir, options.keep_generations, options.older_than, now))
+            going = tuple(
+                superseded(generations(store.state_dir).values(), options.keep_generations, options.older_than, now)
+            )
             for generation in going if trash is not None else ():
                 generation.link.unlink(missing_ok=True)
             roots = find_roots(
-                store, remove_stale=trash is not None, without=[item.link for item in going], report=report
+                store,
+                remove_stale=trash is not None,
+                without=[*options.without, *(item.link for item in going)],
+                report=report,
             )
             infos = store.database.registered()
             alive = reachable(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,13 @@ def generations(state_dir: Path) -> dict[Path, list[Generation]]:
 
 
 def superseded(
-    state_dir: Path, keep: int | None = None, older_than: float | None = None, now: float = 0
+    profiles: Iterable[Sequence[Generation]], keep: int | None = None, older_than: float | None = None, now: float = 0
 ) -> list[Generation]:
     """Return the generations that may go. One that is current never may, nor any where neither limit is given.
 
     Where both are given, what either would keep stays.
 
+    :param profiles: the generations of each profile, the newest first.
     :param keep: how many stay of each profile, the newest.
     :param older_than: seconds; what was current so long ago stays, as in Nix, since one may want to go back to it.
     :param now: in Unix seconds.
@@ -56,7 +57,7 @@ def superseded(
     if keep is None and older_than is None:
         return []
     going = []
-    for profile in generations(state_dir).values():
+    for profile in profiles:
         old = list(profile)
         if keep is not None:
             old = old[keep:]

@@ -1,4 +1,4 @@
-"""The example bundle and its variants, to install on machines that are booted."""
+"""The example bundle and its variants, to install into trees and containers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pgbake.formats.system import host_system
-from tests.installs import Shelf
-from tests.projects import TestProject
+from tests.installs import Shelf, built_example
 
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     """A store with the example bundle alone."""
-    project = TestProject.copy(tmp_path_factory.mktemp("example") / "project", tmp_path_factory.mktemp("home"))
-    project.pgbake("build")
-    bundle = project.project.bundle(host_system())
-    with tempfile.TemporaryDirectory(dir=project.store.parent, prefix="shelf-") as directory:
+    store, bundle = built_example(tmp_path_factory.mktemp("example"))
+    with tempfile.TemporaryDirectory(dir=store.parent, prefix="shelf-") as directory:
         Path(directory).chmod(0o755)
-        yield Shelf.make(Path(directory) / "store", Path(directory) / "home", project.store, bundle.path)
+        yield Shelf.make(Path(directory) / "store", Path(directory) / "home", store, bundle)

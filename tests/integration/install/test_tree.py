@@ -129,6 +129,34 @@ def test_generations_and_clusters(shelf: Shelf, tree: Path) -> None:
     assert not (tree / "nix/var/pgbake/profiles").exists()
 
 
+def test_generations_go_when_a_collector_may_take_them(shelf: Shelf, tree: Path) -> None:
+    root, store = ("--root", tree), ("--store", tree)
+    for bundle in (shelf.small(), shelf.bundle, shelf.minor()):
+        done = shelf.json("install", bundle, *root, "--unchecked")
+    assert shelf.json(*store, "gc")["deleted"] == []
+    foreseen = shelf.json(*store, "gc", "--keep-generations", "2", "--dry-run")
+    assert [number(link) for link in foreseen["generations"]] == [1]
+    assert [entry["path"] for entry in foreseen["deleted"]] == [str(shelf.small())]
+    foreseen = shelf.json(*store, "gc", "--keep-generations", "1", "--dry-run")
+    assert [number(link) for link in foreseen["generations"]] == [2, 1]
+    assert str(shelf.bundle) in [entry["path"] for entry in foreseen["deleted"]]
+    assert len(shelf.json("generations", *root)) == 3, "nothing was done"
+    went = shelf.json(*store, "gc", "--keep-generations", "1")
+    assert went["generations"] == foreseen["generations"] and went["deleted"] == foreseen["deleted"]
+    (only,) = shelf.json("generations", *root)
+    assert only == done["now"]
+    assert [place.name for place in (tree / "nix/var/pgbake/servers").iterdir()] == [only["server"]]
+    shelf.pgbake(*store, "verify")
+    refused = shelf.pgbake("rollback", *root, check=False)
+    assert refused.returncode == 2 and "no generation before 3" in refused.stderr
+    assert chroot(tree, "/usr/lib/postgresql/15/bin/psql", "--version")
+
+
+def number(link: str) -> int:
+    """Return the number of a generation by its link."""
+    return int(Path(link).parent.name)
+
+
 def test_refusals_change_nothing(shelf: Shelf, tree: Path) -> None:
     before = snapshot(tree)
 
