@@ -21,7 +21,7 @@ _left_out: list[str] = []
 
 
 def pytest_configure() -> None:
-    """Heed interrupts: a worker of xdist and what a shell starts with `&` ignore them, and so would all that tests start."""
+    """Heed interrupts: a worker of xdist and what a shell starts with `&` ignore them, as all that they start does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 

@@ -217,9 +217,10 @@ class Connection:
         """
         # keep-failed, keep-going, fallback, verbosity, builds at once (as configured, by the settings), silent seconds,
         # build hook, verbose builds, two obsolete ones, cores, substitutes.
-        jobs = int(settings.get("max-jobs", "1")) if settings.get("max-jobs", "1").isdigit() else os.cpu_count() or 1
+        others = dict(settings)
+        jobs = int(others.pop("max-jobs", 1))  # which everybody may choose
         numbers = (0, int(keep_going), 0, 3, jobs, max_silent, 1, 0, 0, 0, cores, 1)
-        self._ask(_SET_OPTIONS, *numbers, len(settings), *[word for pair in settings.items() for word in pair])
+        self._ask(_SET_OPTIONS, *numbers, len(others), *[word for pair in others.items() for word in pair])
 
     def add(
         self, name: str, method: str, references: Iterable[StorePath], dump: Callable[[Callable[[Any], object]], object]
