@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.farm import Farm
 from tests.oracle import Oracle
 from tests.projects import TestProject
 
@@ -20,15 +21,18 @@ class NixHost:
     """Runs commands where a real Nix owns ``/nix``.
 
     :param config: lines of its nix.conf, as `NIX_CONFIG` has them, beside the oracle's.
+    :param farm: where builders are reached.
     """
 
-    def __init__(self, oracle: Oracle, directory: Path, config: str = "") -> None:
+    def __init__(self, oracle: Oracle, directory: Path, config: str = "", farm: Farm | None = None) -> None:
         self.oracle = oracle
+        self.farm = farm
+        binds = [farm.directory] if farm is not None else []
         self.programs = directory / "nix-programs"
         self.programs.mkdir(parents=True)
         setting = [f"NIX_CONFIG={self._config()}\n{config}"] if config else []
         for name in ("nix-store", "nix-daemon", "nix"):
-            command = shlex.join(oracle.command("/usr/bin/env", *setting, name))
+            command = shlex.join(oracle.command("/usr/bin/env", *setting, name, binds=binds))
             program = self.programs / name
             program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
             program.chmod(0o755)
@@ -41,18 +45,26 @@ class NixHost:
         self, project: TestProject, *args: str, check: bool = True, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run ``pgbake`` in a project, with this Nix in reach and no store named."""
+        with self.start(project, *args, environment=environment) as process:
+            stdout, stderr = process.communicate()
+        if check and process.returncode != 0:
+            raise AssertionError(f"pgbake {' '.join(args)}: exit {process.returncode}\n{stdout}\n{stderr}")
+        return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
+
+    def start(
+        self, project: TestProject, *args: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start ``pgbake`` in a project; see :meth:`pgbake`."""
         variables = {**project.environment(), **(environment or {})}
         variables.pop("PGBAKE_STORE", None)
         variables["PATH"] = f"{self.programs}:{variables.get('PATH', os.environ['PATH'])}"
-        done = subprocess.run(
+        return subprocess.Popen(
             self.command([sys.executable, "-m", "pgbake", "-C", str(project.directory), *args]),
-            env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        if check and done.returncode != 0:
-            raise AssertionError(f"pgbake {' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return done
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs ``argv`` on this machine."""
         script = 'mount --bind "$1" /nix; shift; exec "$@"'
-        return ["unshare", "--mount", "sh", "-euc", script, "sh", str(self.oracle.root / "nix"), *argv]
+        command = ["unshare", "--mount", "sh", "-euc", script, "sh", str(self.oracle.root / "nix"), *argv]
+        return self.farm.command(command) if self.farm is not None else command

@@ -106,7 +106,7 @@ def examine_builder(builder: Builder) -> Iterator[Finding]:
             )  # fmt: skip
             return
     with tempfile.NamedTemporaryFile("w", prefix="pgbake-known-hosts-") as known:
-        ssh = ["ssh", "-T", "-oBatchMode=yes", f"-oConnectTimeout={_CONNECT}"]
+        ssh = ["ssh", "-T", f"-oConnectTimeout={_CONNECT}"]
         ssh += shlex.split(os.environ.get("NIX_SSHOPTS", ""))
         if builder.key is not None:
             ssh += ["-i", builder.key]
@@ -116,8 +116,8 @@ def examine_builder(builder: Builder) -> Iterator[Finding]:
             ssh += [f"-oUserKnownHostsFile={known.name}", "-oStrictHostKeyChecking=yes"]
         try:
             done = subprocess.run(
-                [*ssh, builder.host, "sh -s"], input=_SCRIPT, capture_output=True, text=True, errors="replace",
-                check=False, timeout=_CONNECT + _ANSWER,
+                [*ssh, "-oBatchMode=yes", builder.host, "sh -s"], input=_SCRIPT, check=False, capture_output=True,
+                text=True, errors="replace", timeout=_CONNECT + _ANSWER,
             )  # fmt: skip
             alive = subprocess.run([*ssh, "-G", builder.host], capture_output=True, text=True, check=False).stdout
         except FileNotFoundError:

@@ -208,10 +208,19 @@ class Connection:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def set_options(self, settings: Mapping[str, str], *, keep_going: bool, cores: int, max_silent: int) -> None:
+    def set_options(
+        self,
+        settings: Mapping[str, str],
+        *,
+        keep_going: bool,
+        cores: int,
+        max_silent: int,
+        tell: Callable[[Told], None] = _ignore,
+    ) -> None:
         """Say how builds of this connection are made.
 
-        :param settings: of Nix's configuration, over the daemon's own; it passes over what this user may not set.
+        :param settings: of Nix's configuration, over the daemon's own; it passes over what this user may not set, and
+            says so.
         :param cores: for each build, as ``NIX_BUILD_CORES``; 0 means all.
         :param max_silent: seconds without output after which a build is stopped; 0: never.
         """
@@ -220,7 +229,7 @@ class Connection:
         others = dict(settings)
         jobs = int(others.pop("max-jobs", 1))  # which everybody may choose
         numbers = (0, int(keep_going), 0, 3, jobs, max_silent, 1, 0, 0, 0, cores, 1)
-        self._ask(_SET_OPTIONS, *numbers, len(others), *[word for pair in others.items() for word in pair])
+        self._ask(_SET_OPTIONS, *numbers, len(others), *[word for pair in others.items() for word in pair], tell=tell)
 
     def add(
         self, name: str, method: str, references: Iterable[StorePath], dump: Callable[[Callable[[Any], object]], object]
@@ -329,7 +338,7 @@ class Connection:
     def _listen(self, tell: Callable[[Told], None]) -> None:
         while (kind := self._number()) != _LAST:
             if kind == _NEXT:
-                tell(Message(self._text().rstrip("\n")))
+                tell(Message(_plain(self._text())))
             elif kind == _ERROR:
                 self._text(), self._number(), self._text()  # type, level, name
                 message = self._text()
