@@ -17,6 +17,13 @@ from tests.oracle import Oracle
 from tests.projects import TestProject
 
 
+def forget(nix: Oracle, *outputs: str) -> None:
+    """Let Nix delete outputs, and with them whatever refers to them."""
+    closure = nix.run("nix-store", "-q", "--referrers-closure", *outputs).stdout.decode().split()
+    nix.run("nix-store", "--delete", "--ignore-liveness", *closure)
+    assert not any(nix.on_disk(output).exists() for output in outputs)
+
+
 class NixHost:
     """Runs commands where a real Nix owns ``/nix``.
 

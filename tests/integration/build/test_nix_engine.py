@@ -12,7 +12,7 @@ from pgbake.bundle.merge import Bundle
 from pgbake.formats import base32
 from pgbake.store.local import LocalStore
 from tests.integration.build.test_failures import change_numeral
-from tests.nixhost import NixHost
+from tests.nixhost import NixHost, forget
 from tests.oracle import Oracle
 from tests.projects import TestProject
 
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def host(nix: Oracle, tmp_path: Path) -> NixHost:
     return NixHost(nix, tmp_path)
-
-
-def forget(nix: Oracle, *outputs: str) -> None:
-    """Let Nix delete outputs, and with them whatever refers to them."""
-    closure = nix.run("nix-store", "-q", "--referrers-closure", *outputs).stdout.decode().split()
-    nix.run("nix-store", "--delete", "--ignore-liveness", *closure)
-    assert not any(nix.on_disk(output).exists() for output in outputs)
 
 
 def test_what_is_built_is_what_the_local_engine_builds(

@@ -10,16 +10,10 @@ from pgbake.bundle.merge import Bundle
 from pgbake.formats import base32
 from pgbake.formats.storepath import StorePath
 from pgbake.store.local import LocalStore
+from tests.nixhost import forget
 from tests.oracle import Oracle
 
 pytestmark = pytest.mark.integration
-
-
-def forget(nix: Oracle, outputs: list[str]) -> None:
-    """Let Nix delete outputs, and with them whatever refers to them, such as an earlier bundle."""
-    closure = nix.run("nix-store", "-q", "--referrers-closure", *outputs).stdout.decode().split()
-    nix.run("nix-store", "--delete", "--ignore-liveness", *closure)
-    assert not any(nix.on_disk(output).exists() for output in outputs)
 
 
 @pytest.mark.parametrize("sandbox", ["true", "false"])
@@ -27,7 +21,7 @@ def test_nix_builds_an_extension_and_the_merge_alike(
     nix: Oracle, bundle: Bundle, store: LocalStore, sandbox: str
 ) -> None:
     derivations = bundle.by_name()
-    forget(nix, [derivations[name].outputs["out"].path for name in ("bundle", "pgvector")])
+    forget(nix, *(derivations[name].outputs["out"].path for name in ("bundle", "pgvector")))
     for name in ("pgvector", "bundle"):
         derivation = derivations[name]
         out = derivation.outputs["out"].path
@@ -44,7 +38,7 @@ def test_nix_builds_an_extension_and_the_merge_alike(
 @pytest.mark.full
 def test_nix_builds_every_package_alike(nix: Oracle, bundle: Bundle, store: LocalStore) -> None:
     outputs = [path for derivation in bundle.by_name().values() for path in derivation.output_paths.values()]
-    forget(nix, [str(path) for path in outputs])
+    forget(nix, *map(str, outputs))
     cores = str(len(os.sched_getaffinity(0)))
     nix.run("nix-store", "-r", str(bundle.derivation.path), "--option", "sandbox", "true", "--cores", cores)
     for path in outputs:
