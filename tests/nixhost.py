@@ -9,8 +9,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.farm import Farm
 from tests.oracle import Oracle
@@ -37,6 +40,7 @@ class NixHost:
         binds = [farm.directory] if farm is not None else []
         self.programs = directory / "nix-programs"
         self.programs.mkdir(parents=True)
+        self.home = oracle.root / "home"
         setting = [f"NIX_CONFIG={self._config()}\n{config}"] if config else []
         for name in ("nix-store", "nix-daemon", "nix"):
             command = shlex.join(oracle.command("/usr/bin/env", *setting, name, binds=binds))
@@ -48,30 +52,67 @@ class NixHost:
         (word,) = [word for word in self.oracle.command("true") if word.startswith("NIX_CONFIG=")]
         return word.removeprefix("NIX_CONFIG=")
 
+    @contextmanager
+    def daemon(self) -> Iterator[None]:
+        """Let Nix's daemon run during the ``with`` block."""
+        socket = self.oracle.root / "nix/var/nix/daemon-socket/socket"
+        socket.unlink(missing_ok=True)
+        process = subprocess.Popen([self.programs / "nix-daemon"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            until = time.monotonic() + 20
+            while not socket.exists():
+                if process.poll() is not None or time.monotonic() > until:
+                    process.kill()
+                    raise AssertionError(f"Nix's daemon does not start: {process.communicate()[1].decode()}")
+                time.sleep(0.05)
+            yield
+        finally:
+            process.kill()
+            process.communicate()
+
     def pgbake(
-        self, project: TestProject, *args: str, check: bool = True, environment: Mapping[str, str] | None = None
+        self,
+        project: TestProject,
+        *args: str,
+        check: bool = True,
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``pgbake`` in a project, with this Nix in reach and no store named."""
-        with self.start(project, *args, environment=environment) as process:
+        """Run ``pgbake`` in a project to its end; see :meth:`start`."""
+        with self.start(project, *args, **options) as process:
             stdout, stderr = process.communicate()
         if check and process.returncode != 0:
             raise AssertionError(f"pgbake {' '.join(args)}: exit {process.returncode}\n{stdout}\n{stderr}")
         return subprocess.CompletedProcess(args, process.returncode, stdout, stderr)
 
     def start(
-        self, project: TestProject, *args: str, environment: Mapping[str, str] | None = None
+        self,
+        project: TestProject,
+        *args: str,
+        environment: Mapping[str, str] | None = None,
+        user: int | None = None,
+        around: Sequence[str] = (),
+        writable: bool = False,
     ) -> subprocess.Popen[str]:
-        """Start ``pgbake`` in a project; see :meth:`pgbake`."""
-        variables = {**project.environment(), **(environment or {})}
+        """Start ``pgbake`` in a project, with this Nix in reach and no store named.
+
+        :param user: uid of the one who runs it; root without.
+        :param around: the begin of a command line that runs it.
+        :param writable: whether it may write to /nix, as far as the kernel is asked.
+        """
+        variables = {**project.environment(), "XDG_DATA_HOME": str(self.home), **(environment or {})}
         variables.pop("PGBAKE_STORE", None)
         variables["PATH"] = f"{self.programs}:{variables.get('PATH', os.environ['PATH'])}"
+        become = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         return subprocess.Popen(
-            self.command([sys.executable, "-m", "pgbake", "-C", str(project.directory), *args]),
+            self.command(
+                [*around, *become, sys.executable, "-m", "pgbake", "-C", str(project.directory), *args], writable
+            ),
             env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def command(self, argv: Sequence[str]) -> list[str]:
-        """Return the command line that runs ``argv`` on this machine."""
-        script = 'mount --bind "$1" /nix; shift; exec "$@"'
+    def command(self, argv: Sequence[str], writable: bool = False) -> list[str]:
+        """Return the command line that runs ``argv`` on this machine, where only Nix can write to ``/nix``."""
+        mount = 'mount --bind "$1" /nix; ' + ("" if writable else "mount -o remount,bind,ro /nix; ")
+        script = f'{mount}shift; exec "$@"'
         command = ["unshare", "--mount", "sh", "-euc", script, "sh", str(self.oracle.root / "nix"), *argv]
         return self.farm.command(command) if self.farm is not None else command

@@ -52,6 +52,7 @@ def nix(example: TestProject, nix_tree: Path) -> Iterator[Oracle]:
 def nix_on_copy(store: Path, tree: Path) -> Iterator[Oracle]:
     """Give the Nix of a tree, dropped onto a copy of a store."""
     with tempfile.TemporaryDirectory(dir=store.parent, prefix="nix-on-store-") as directory:
+        Path(directory).chmod(0o755)  # builds run as another user
         oracle = Oracle(Path(directory), tree)
         (oracle.root / "nix").rmdir()
         copy_store(store, oracle.root)

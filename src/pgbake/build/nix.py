@@ -52,6 +52,7 @@ _UNREACHABLE = re.compile(r"cannot build on '?(?P<where>[^':]+(?:://[^']+)?)'?: 
 _FAILED_THERE = re.compile(r"build of '(?P<path>[^']+)' on '(?P<where>[^']+)' failed: (?P<why>.*)", re.DOTALL)
 #: Before the path of a derivation that failed by itself, where it was built here.
 _OF_ONE = ("builder for", "Cannot build", "building of")
+_KEPT = re.compile(r"keeping build directory '([^']+)'")
 _RESTRICTED = re.compile(r"ignoring the (?:user-specified|client-specified) setting '(?P<name>[^']+)'")
 #: How often a builder may be lost before that is an error, where it is not pgbake that names it.
 _MOST_LOSSES = 3
@@ -202,8 +203,8 @@ class NixEngine:
             ignored.append("builders")
         else:
             connection.set_options(
-                settings, keep_going=keep_going, cores=self._cores, max_silent=int(self._options.max_silent or 0),
-                tell=listen,
+                settings, keep_going=keep_going, keep_failed=self._options.keep_failed, cores=self._cores,
+                max_silent=int(self._options.max_silent or 0), tell=listen,
             )  # fmt: skip
         if "builders" in ignored:
             raise HostError(
@@ -301,9 +302,12 @@ class NixEngine:
         said = self._told_of(derivation, trouble)
         told = re.search(r"'(?: |\.\s+Reason: builder )((?:failed|timed out) [^;.\n]*)", said)
         why = told[1] if told else "its builder failed"
+        hints = [f"the whole log: pgbake log {name} (kept in {self._store.log_file(derivation.path)})"]
+        if kept := [found[1] for text in self._said for found in [_KEPT.search(text)] if found]:
+            hints.append(f"Nix keeps its directory{f' on {running.machine}' if running.machine else ''}: {kept[-1]}")
         return BuildError(
             f"{what}: {why}",
-            hint=f"the whole log: pgbake log {name} (kept in {self._store.log_file(derivation.path)})",
+            hint="\n      ".join(hints),
             detail=lines,
         )
 

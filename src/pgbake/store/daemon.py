@@ -37,7 +37,9 @@ _OLDEST = 32
 _WHO_TRUSTS = 35
 _SAYS_VERSION = 33
 
-_ADD_TO_STORE, _BUILD_PATHS, _ADD_TEMP_ROOT, _ADD_INDIRECT_ROOT, _SET_OPTIONS, _ADD_NAR = 7, 9, 11, 12, 19, 39
+_ADD_TO_STORE, _BUILD_PATHS, _ADD_TEMP_ROOT, _ADD_INDIRECT_ROOT, _SET_OPTIONS = 7, 9, 11, 12, 19
+_COLLECT_GARBAGE, _ADD_NAR = 20, 39
+_DELETE_THESE = 3
 
 _NEXT, _LAST, _ERROR = 0x6F6C6D67, 0x616C7473, 0x63787470
 _START, _STOP, _RESULT = 0x53545254, 0x53544F50, 0x52534C54
@@ -213,6 +215,7 @@ class Connection:
         settings: Mapping[str, str],
         *,
         keep_going: bool,
+        keep_failed: bool,
         cores: int,
         max_silent: int,
         tell: Callable[[Told], None] = _ignore,
@@ -228,7 +231,7 @@ class Connection:
         # build hook, verbose builds, two obsolete ones, cores, substitutes.
         others = dict(settings)
         jobs = int(others.pop("max-jobs", 1))  # which everybody may choose
-        numbers = (0, int(keep_going), 0, 3, jobs, max_silent, 1, 0, 0, 0, cores, 1)
+        numbers = (int(keep_failed), int(keep_going), 0, 3, jobs, max_silent, 1, 0, 0, 0, cores, 1)
         self._ask(_SET_OPTIONS, *numbers, len(others), *[word for pair in others.items() for word in pair], tell=tell)
 
     def add(
@@ -287,6 +290,19 @@ class Connection:
     def add_root(self, link: Path) -> None:
         """Keep collectors from what a link points at, while the link is there."""
         self._ask(_ADD_INDIRECT_ROOT, str(link), answer=self._number)
+
+    def delete(self, paths: Iterable[StorePath]) -> None:
+        """Delete paths that nothing needs.
+
+        :raises DaemonError: something needs one.
+        """
+
+        def answer() -> None:
+            self._texts(), self._number(), self._number()  # what went, its size, nothing
+
+        names = sorted(map(str, paths))
+        most = (1 << 64) - 1
+        self._ask(_COLLECT_GARBAGE, _DELETE_THESE, len(names), *names, 0, most, 0, 0, 0, answer=answer)
 
     def build(self, derivations: Iterable[StorePath], tell: Callable[[Told], None]) -> None:
         """Build all outputs of derivations that are in the store, and what they need.
