@@ -12,11 +12,14 @@ directory that the farm is given.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -56,6 +59,7 @@ PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PrintMotd no
+SetEnv PATH=/root/bin:/usr/bin:/usr/sbin
 MaxStartups 100
 """
 
@@ -95,13 +99,16 @@ def farm_tree(suite: str) -> Path:
 class Host:
     """One host of the farm."""
 
-    def __init__(self, directory: Path, number: int, tree: Path, key: str, setting: str, prepare: str) -> None:
+    def __init__(
+        self, directory: Path, number: int, tree: Path, key: str, setting: str, prepare: str, around: Sequence[str]
+    ) -> None:
         """Boot it.
 
         :param number: gives its address.
         :param key: the public key that it lets in, as root and as ``nix``.
         :param setting: lines of its nix.conf.
         :param prepare: lines of shell, run before its daemons start.
+        :param around: the begin of a command line in which all of it runs.
         """
         self.directory = directory
         self.address = f"10.97.{number}.2"
@@ -118,7 +125,7 @@ class Host:
         self.log = directory / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "sh", "-euc", _BOOT, "sh",
+                [*around, "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "sh", "-euc", _BOOT, "sh",
                  directory, tree, "sh", "-euc", prepare],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
@@ -128,9 +135,22 @@ class Host:
         """Where Nix finds it."""
         return f"ssh://root@{self.address}"
 
+    @property
+    def pid(self) -> int | None:
+        """The process that holds its namespaces; None until they are made."""
+        below = [self.process.pid]
+        while below:
+            pid = below.pop()
+            with suppress(OSError):
+                if _namespace(pid) != _namespace("self"):
+                    return pid
+                below += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        return None
+
     def off(self) -> None:
         """Let it lose its power."""
-        self.process.kill()
+        if (pid := self.pid) is not None:
+            os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -151,9 +171,10 @@ class Farm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (*(host.process for host in self.hosts), self._hub):
-            process.kill()
-            process.wait()
+        for host in self.hosts:
+            host.off()
+        self._hub.kill()
+        self._hub.wait()
         for host in self.hosts:
             remove_tree(host.directory / "nix")
 
@@ -165,21 +186,21 @@ class Farm:
         """Run a command where the hosts are reached."""
         return subprocess.run(self.command(argv), check=check, capture_output=True, text=True)
 
-    def add(self, setting: str = "sandbox = true", prepare: str = "", suite_tree: Path | None = None) -> Host:
+    def add(self, setting: str = "sandbox = true", prepare: str = "", around: Sequence[str] = ()) -> Host:
         """Boot another host, connect it, and wait for its sshd; see :class:`Host`."""
         number = len(self.hosts) + 1
         key = self.key.with_suffix(".pub").read_text()
-        host = Host(self.directory / f"host{number}", number, suite_tree or self.tree, key, setting, prepare)
+        host = Host(self.directory / f"host{number}", number, self.tree, key, setting, prepare, around)
         self.hosts.append(host)
-        self._wait(lambda: _namespace(host.process.pid) != _namespace("self"), "a host")
+        self._wait(lambda: host.pid is not None, "a host")
         near, far = f"10.97.{number}.1/30", f"{host.address}/30"
         self.inside(
             "ip", "link", "add", f"cable{number}", "type", "veth", "peer", "name", "eth0",
-            "netns", str(host.process.pid),
+            "netns", str(host.pid),
         )  # fmt: skip
         self.inside("ip", "addr", "add", near, "dev", f"cable{number}")
         self.inside("ip", "link", "set", f"cable{number}", "up")
-        there = ["nsenter", f"--net=/proc/{host.process.pid}/ns/net", "--", "ip"]
+        there = ["nsenter", f"--net=/proc/{host.pid}/ns/net", "--", "ip"]
         for words in (["addr", "add", far, "dev", "eth0"], ["link", "set", "eth0", "up"], ["link", "set", "lo", "up"]):
             subprocess.run([*there, *words], check=True)
         self._wait(lambda: self.ssh(host, "true").returncode == 0, f"sshd of {host.address}: see {host.log}")
@@ -222,8 +243,6 @@ def _namespace(pid: int | str) -> str:
 
 def unavailable() -> str | None:
     """Return what this machine lacks for a farm; None where it has all."""
-    import os
-
     if os.geteuid() != 0:
         return "network namespaces with cables between them are root's to make"
     missing = [name for name in ("ip", "nsenter", "ssh", "ssh-keygen", "unshare") if shutil.which(name) is None]

@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,18 +58,24 @@ class NixHost:
         """Let Nix's daemon run during the ``with`` block."""
         socket = self.oracle.root / "nix/var/nix/daemon-socket/socket"
         socket.unlink(missing_ok=True)
-        process = subprocess.Popen([self.programs / "nix-daemon"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        log = tempfile.TemporaryFile()
+        process = subprocess.Popen([self.programs / "nix-daemon"], stdin=subprocess.DEVNULL, stderr=log)
+        self._daemon = process
         try:
             until = time.monotonic() + 20
             while not socket.exists():
                 if process.poll() is not None or time.monotonic() > until:
-                    process.kill()
-                    raise AssertionError(f"Nix's daemon does not start: {process.communicate()[1].decode()}")
+                    log.seek(0)
+                    raise AssertionError(f"Nix's daemon does not start: {log.read().decode()}")
                 time.sleep(0.05)
             yield
         finally:
-            process.kill()
-            process.communicate()
+            self.kill_daemon()
+
+    def kill_daemon(self) -> None:
+        """End the daemon, whose socket stays behind."""
+        self._daemon.kill()
+        self._daemon.wait()
 
     def pgbake(
         self,
