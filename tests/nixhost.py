@@ -9,7 +9,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,15 +57,14 @@ class NixHost:
         """Let Nix's daemon run during the ``with`` block."""
         socket = self.oracle.root / "nix/var/nix/daemon-socket/socket"
         socket.unlink(missing_ok=True)
-        log = tempfile.TemporaryFile()
-        process = subprocess.Popen([self.programs / "nix-daemon"], stdin=subprocess.DEVNULL, stderr=log)
-        self._daemon = process
+        log = self.programs.parent / "nix-daemon.log"
+        with log.open("w") as stream:
+            self._daemon = subprocess.Popen([self.programs / "nix-daemon"], stdin=subprocess.DEVNULL, stderr=stream)
         try:
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while not socket.exists():
-                if process.poll() is not None or time.monotonic() > until:
-                    log.seek(0)
-                    raise AssertionError(f"Nix's daemon does not start: {log.read().decode()}")
+                if self._daemon.poll() is not None or time.monotonic() > until:
+                    raise AssertionError(f"Nix's daemon does not start: {log.read_text()}")
                 time.sleep(0.05)
             yield
         finally:

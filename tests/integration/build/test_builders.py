@@ -1,4 +1,4 @@
-"""What `pgbake builders check` says of builders that are in good order, and of others, and what a build says of these."""
+"""What `pgbake builders check` says of builders in good order, and of others; and what a build says of these."""
 
 from __future__ import annotations
 
