@@ -153,6 +153,12 @@ class Connection:
                 raise HostError("what answers as Nix's daemon is something else", hint="look at `nix-daemon --version`")
             theirs = self._number()
             version = min(theirs, _VERSION)
+            if theirs >> 8 > 1:
+                raise HostError(
+                    f"this machine's Nix speaks version {theirs >> 8}.{theirs & 0xFF} of its protocol, which this "
+                    "pgbake does not know",
+                    hint="install a newer pgbake; or build without Nix: --engine local",
+                )
             if version >> 8 != 1 or version & 0xFF < _OLDEST:
                 raise HostError(
                     f"this machine's Nix is too old: it speaks version {theirs >> 8}.{theirs & 0xFF} of its protocol, "
