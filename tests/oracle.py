@@ -193,7 +193,7 @@ def newer_nix(suite: str = "trixie") -> Path:
                 new = directory / "tree"
                 (new / "etc").mkdir(parents=True)
                 (new / "usr").symlink_to(packages / "usr")
-                _write_accounts(new / "etc")
+                write_accounts(new / "etc")
                 new.rename(tree)
     return tree
 
@@ -215,7 +215,7 @@ def unpacked_nix() -> Path:
             with scratch_directory("unpacking") as directory:
                 new = directory / "tree"
                 _unpack(_download(directory), new)
-                _write_accounts(new / "etc")
+                write_accounts(new / "etc")
                 new.rename(tree)
     with tempfile.TemporaryDirectory() as root:
         probe = Oracle(Path(root), tree).run("nix-store", "--version", check=False)
@@ -267,12 +267,16 @@ def _call(*argv: str, stdin: IO[bytes] | None = None) -> str:
     return done.stdout
 
 
-def _write_accounts(etc: Path) -> None:
-    users = [("root", 0, 0), ("nobody", 65534, 65534)]
+def write_accounts(etc: Path, users: Sequence[tuple[str, int, int]] = ()) -> None:
+    """Write the accounts of a small machine: root's, those of builds, and users with a shell: name, uid, gid."""
+    shells = {"root": "/bin/sh", **{name: "/bin/sh" for name, _, _ in users}}
+    users = [("root", 0, 0), ("nobody", 65534, 65534), *users]
     users += [(f"nixbld{n}", _BUILDER_GID + n, _BUILDER_GID) for n in range(1, _BUILDERS + 1)]
     members = ",".join(name for name, _, gid in users if gid == _BUILDER_GID)
-    passwd = "".join(f"{name}:x:{uid}:{gid}::/:/usr/sbin/nologin\n" for name, uid, gid in users)
-    (etc / "passwd").write_text(passwd)
-    (etc / "group").write_text(f"root:x:0:\nnogroup:x:65534:\nnixbld:x:{_BUILDER_GID}:{members}\n")
+    lines = [f"{name}:x:{uid}:{gid}::/:{shells.get(name, '/usr/sbin/nologin')}" for name, uid, gid in users]
+    (etc / "passwd").write_text("".join(f"{line}\n" for line in lines))
+    groups = {0: "root:x:0:", 65534: "nogroup:x:65534:", _BUILDER_GID: f"nixbld:x:{_BUILDER_GID}:{members}"}
+    groups |= {gid: f"{name}:x:{gid}:" for name, _, gid in users if gid not in groups}
+    (etc / "group").write_text("".join(f"{line}\n" for line in groups.values()))
     (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
     (etc / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")

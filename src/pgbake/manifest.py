@@ -20,6 +20,9 @@
     [[cache]]                           # and [trust]: see `pgbake.trust`
     url = "s3://bucket?region=eu-central-1"
 
+    [[builders.machine]]                # on which Nix builds: see `pgbake.builders`
+    url = "ssh://root@build1.example.org"
+
     [[platform.repository]]             # apt repositories beside Debian's
     name = "community"
     url = "https://apt.example.org/postgresql"
@@ -50,6 +53,7 @@ from typing import Literal
 
 import msgspec
 
+from pgbake.builders import BuildersSetting, check_builders
 from pgbake.formats.system import SYSTEMS
 from pgbake.quantities import SIZE_FORM, parse_size
 from pgbake.toml import load_toml, wrong_value
@@ -129,6 +133,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, str | int | float | bool] = {}
     cache: tuple[CacheSetting, ...] = ()
     trust: TrustSetting = TrustSetting()
+    builders: BuildersSetting = BuildersSetting()
 
     @property
     def server_settings(self) -> dict[str, str]:
@@ -188,6 +193,7 @@ def load_manifest(file: Path) -> Manifest:
             raise wrong_value(file, "crates", f'"{url}" is not a URL', "write it as https://HOST/crates", url)
     _check_repositories(file, manifest.platform.repository)
     check_settings(file, manifest.cache, manifest.trust)
+    check_builders(file, manifest.builders)
     return manifest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,17 @@ def store(example: TestProject) -> Iterator[LocalStore]:
 @pytest.fixture
 def nix(example: TestProject, nix_tree: Path) -> Iterator[Oracle]:
     """Real Nix, dropped onto a copy of the store in which the example was built."""
+    with nix_on_copy(example.store, nix_tree) as oracle:
+        yield oracle
+
+
+@contextmanager
+def nix_on_copy(store: Path, tree: Path) -> Iterator[Oracle]:
+    """Give the Nix of a tree, dropped onto a copy of a store."""
     with scratch_directory("nix-on-store") as directory:
-        oracle = Oracle(directory, nix_tree)
+        oracle = Oracle(directory, tree)
         (oracle.root / "nix").rmdir()
-        copy_store(example.store, oracle.root)
+        copy_store(store, oracle.root)
         yield oracle
         oracle.remove()
 

@@ -87,10 +87,11 @@ class LocalEngine:
         self._turn = threading.Lock()
         self._cancelled = False
         with self._build_uid() as uid:
-            if uid is not None and (closed := closed_directory(store.store_dir)):
+            if uid is not None and (closed := closed_directory(store.builds_dir)):
                 raise HostError(
-                    f"builds run as a user of their own, who cannot reach {store.store_dir}",
-                    hint=f"{closed} is closed to others: name a store elsewhere with --store DIR",
+                    f"builds run as a user of their own, who cannot reach {store.builds_dir}",
+                    hint=f"{closed} is closed to others: name another place, with "
+                    f"{'--store DIR' if store.builds_dir == store.store_dir else 'XDG_DATA_HOME'}",
                 )
             self._sandbox = require_sandbox(uid)
 
@@ -194,7 +195,7 @@ class LocalEngine:
             cores = self._jobs.cores + surroundings.more_cores
             variables = {**derivation.env, **surroundings.environment, **environment}
             variables |= {"NIX_BUILD_CORES": str(cores), "MAKEFLAGS": self._jobs.makeflags}
-            log = BuildLog(self.store.log_file(derivation.path), task, self._report)
+            log = BuildLog(self.store.build_log(derivation.path), task, self._report)
             try:
                 status = self._run(sandbox, command, variables, log)
                 trouble = None if status == 0 else f"the build {describe_status(status)}"
@@ -290,7 +291,7 @@ class LocalEngine:
 
     def _where_the_log_is(self, derivation: Derivation) -> str:
         name = short_name(derivation)
-        return f"the whole log: pgbake log {name} (kept in {self.store.log_file(derivation.path)})"
+        return f"the whole log: pgbake log {name} (kept in {self.store.build_log(derivation.path)})"
 
     def _require_outputs(self, derivation: Derivation, outputs: Mapping[str, StorePath], made: Path) -> None:
         for name, path in outputs.items():
@@ -321,11 +322,11 @@ class LocalEngine:
     def _build_uid(self) -> Iterator[int | None]:
         """Hold a uid that no other build on this machine has, when root; else builds run as the user."""
         uids = build_uids() if os.geteuid() == 0 else iter(())
-        pool = self.store.state_dir / "userpool2"
+        pool = self.store.uid_pool
         try:
-            pool.mkdir(exist_ok=True)
+            pool.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise host_error(error, f"cannot write to {self.store.state_dir}") from error
+            raise host_error(error, f"cannot write to {pool.parent}") from error
         for slot, uid in enumerate(uids):
             descriptor = open_lock(pool / f"slot-{slot}")
             try:

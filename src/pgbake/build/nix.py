@@ -2,6 +2,9 @@
 
 All of a plan's builds are one request, so that Nix spreads them over its machines. What it tells of them becomes the
 events of pgbake's own progress; logs are where Nix keeps them, which is where the local engine puts its own.
+
+Nix passes over a builder that it cannot reach. One that is lost in the middle of a build it takes for a build that
+failed; here that build is asked for again, and the builder, where pgbake named it, for no more of them.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,6 +48,14 @@ _NO_NAMESPACES = re.compile(
 )
 #: What Nix says, from version to version, of a builder that it cannot reach, and of having none at all.
 _UNREACHABLE = re.compile(r"cannot build on '?(?P<where>[^':]+(?:://[^']+)?)'?: (?P<why>.*)")
+#: What it says of a build that failed by itself on a builder; of one whose builder was lost it says other things.
+_FAILED_THERE = re.compile(r"build of '(?P<path>[^']+)' on '(?P<where>[^']+)' failed: (?P<why>.*)", re.DOTALL)
+#: Before the path of a derivation that failed by itself, where it was built here.
+_OF_ONE = ("builder for", "Cannot build", "building of")
+_KEPT = re.compile(r"keeping build directory '([^']+)'")
+_RESTRICTED = re.compile(r"ignoring the (?:user-specified|client-specified) setting '(?P<name>[^']+)'")
+#: How often a builder may be lost before that is an error, where it is not pgbake that names it.
+_MOST_LOSSES = 3
 _NOBODY = re.compile(r"unable to start any build|[Rr]equired system|required \(system, features\)|is required to build")
 
 
@@ -54,6 +65,7 @@ class _Running:
 
     derivation: Derivation
     begun: float
+    machine: str = ""
     last: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_LINES))
     phase: str = "start"
 
@@ -85,6 +97,8 @@ class NixEngine:
         self._running: dict[int, _Running] = {}
         self._ended: dict[StorePath, _Running] = {}
         self._said: list[str] = []
+        self._failed_there: dict[StorePath, str] = {}
+        self._losses: Counter[str] = Counter()
 
     def cancel(self) -> None:
         """Stop what is being built, from another thread."""
@@ -105,27 +119,66 @@ class NixEngine:
             for needed in derivation.input_drvs:
                 self._register(needed)
             self._register(derivation.path)
+        left = derivations
+        while left:
+            trouble = self._attempt(left, keep_going=takes is not None or bool(self._settings.get("builders")))
+            if self._cancelled:
+                raise BuildError("the builds were stopped")
+            left = [one for one in left if self._store.valid(one.output_paths.values()) != {*one.output_paths.values()}]
+            if left and not self._leave_lost():
+                self._judge(left, trouble, takes)
+                return
+
+    def _attempt(self, derivations: Iterable[Derivation], *, keep_going: bool) -> str:
+        """Let Nix build derivations, as far as it gets; return what it says of what failed."""
+        self._ended.clear()
+        self._said.clear()
+        self._failed_there.clear()
         connection = Connection()
         with self._turn:
             self._connection = connection
         try:
-            self._configure(connection, keep_going=takes is not None)
-            trouble = None
-            try:
-                connection.build([derivation.path for derivation in derivations], self._hear)
-            except DaemonError as error:
-                trouble = str(error)
+            self._configure(connection, keep_going=keep_going)
+            connection.build([derivation.path for derivation in derivations], self._hear)
+        except DaemonError as error:
+            return str(error)
         finally:
             self._end_all()
             connection.close()
             self._store.refresh()
-        if self._cancelled:
-            raise BuildError("the builds were stopped")
-        failed = [
-            one for one in derivations if self._store.valid(one.output_paths.values()) != set(one.output_paths.values())
-        ]
-        if failed:
-            self._judge(failed, trouble or "", takes)
+        return ""
+
+    def _leave_lost(self) -> bool:
+        """Name the builders that were lost in this attempt no more; return whether there are any.
+
+        :raises HostError: it is Nix that names one, and that has been lost too often.
+        """
+        lost = {running.machine for running in self._ended.values() if self._is_lost(running)}
+        for machine in sorted(lost):
+            lines = self._settings.get("builders", "").split("\n")
+            others = [line for line in lines if line.split(" ")[0] != machine]
+            if len(others) < len(lines):
+                self._settings["builders"] = "\n".join(others)
+            self._losses[machine] += 1
+            if self._losses[machine] >= _MOST_LOSSES:
+                raise HostError(
+                    f"builder {machine} was lost in the middle of builds, {self._losses[machine]} times",
+                    hint="`pgbake builders check` asks each of them; `--builders` names those that are to be used",
+                    detail="\n".join(self._said),
+                )
+            names = ", ".join(sorted(one.derivation.name for one in self._ended.values() if one.machine == machine
+                                     and self._is_lost(one)))  # fmt: skip
+            self._report(Notice("warning", f"builder {machine} was lost; built once more, elsewhere: {names}"))
+        return bool(lost)
+
+    def _is_lost(self, running: _Running) -> bool:
+        """Whether a build that ended was on a builder, and neither came about nor failed by itself."""
+        path = running.derivation.path
+        return bool(running.machine) and path not in self._failed_there and not self._is_built(running.derivation)
+
+    def _is_built(self, derivation: Derivation) -> bool:
+        outputs = set(derivation.output_paths.values())
+        return self._store.valid(outputs) == outputs
 
     def _register(self, path: StorePath) -> None:
         """Give Nix a derivation, and before it those that it names."""
@@ -137,14 +190,27 @@ class NixEngine:
         self._store.add_text(path, derivation.to_aterm(), derivation.references, derivation.output_paths)
 
     def _configure(self, connection: Connection, *, keep_going: bool) -> None:
-        if connection.trusted is False and self._settings:
+        settings = dict(self._settings)
+        if connection.trusted is False and not settings.get("builders"):
+            settings.pop("builders", None)  # then those of Nix's own configuration are all that there is
+        ignored: list[str] = []
+
+        def listen(told: Told) -> None:
+            if isinstance(told, Message) and (found := _RESTRICTED.search(told.text)):
+                ignored.append(found["name"])
+
+        if connection.trusted is False and "builders" in settings:
+            ignored.append("builders")
+        else:
+            connection.set_options(
+                settings, keep_going=keep_going, keep_failed=self._options.keep_failed, cores=self._cores,
+                max_silent=int(self._options.max_silent or 0), tell=listen,
+            )  # fmt: skip
+        if "builders" in ignored:
             raise HostError(
-                f"Nix's daemon does not let you choose {' or '.join(sorted(self._settings))}: you are no trusted user",
-                hint="in its nix.conf, let trusted-users name you, or let an administrator set builders there",
+                "Nix's daemon does not let you choose builders: you are no trusted user",
+                hint="let trusted-users in nix.conf name you; or build on those that Nix itself has: --builders ''",
             )
-        connection.set_options(
-            self._settings, keep_going=keep_going, cores=self._cores, max_silent=int(self._options.max_silent or 0)
-        )
 
     # --- what Nix tells ---------------------------------------------------------------------------
 
@@ -162,6 +228,8 @@ class NixEngine:
                 self._end(id)
             case Message(text):
                 self._said.append(text)
+                if failed := _FAILED_THERE.search(text):
+                    self._failed_there[StorePath.parse(failed["path"])] = failed["why"]
                 if unreachable := _UNREACHABLE.search(text):
                     self._report(Notice("warning", f"builder {unreachable['where']}: {unreachable['why']}"))
 
@@ -169,7 +237,7 @@ class NixEngine:
         path = StorePath.parse(str(activity.fields[0]).partition("!")[0])
         derivation = self._find(path)
         machine = str(activity.fields[1]) if len(activity.fields) > 1 else ""
-        self._running[activity.id] = _Running(derivation, time.monotonic())
+        self._running[activity.id] = _Running(derivation, time.monotonic(), machine)
         title = short_name(derivation) if kind_of(derivation) == "check" else derivation.name
         self._report(Started(str(path), kind_of(derivation), f"{title} on {machine}" if machine else title))
 
@@ -189,11 +257,11 @@ class NixEngine:
         running = self._running.pop(id)
         self._ended[running.derivation.path] = running
         self._store.refresh()
-        outputs = set(running.derivation.output_paths.values())
-        done = self._store.valid(outputs) == outputs
-        outcome: Literal["done", "failed", "cancelled"] = (
-            "done" if done else "cancelled" if self._cancelled else "failed"
-        )
+        outcome: Literal["done", "failed", "cancelled"] = "failed"
+        if self._is_built(running.derivation):
+            outcome = "done"
+        elif self._cancelled or self._is_lost(running):
+            outcome = "cancelled"
         self._report(Finished(str(running.derivation.path), outcome, time.monotonic() - running.begun))
 
     def _end_all(self) -> None:
@@ -207,10 +275,17 @@ class NixEngine:
         tried = [derivation for derivation in failed if derivation.path in self._ended]
         if not tried:
             raise self._not_started(failed, trouble)
-        for derivation in tried:
+        # Others were stopped when one failed.
+        for derivation in [one for one in tried if self._told_of(one, trouble)] or tried:
             error = self._failure(derivation, trouble)
             if takes is None or not isinstance(error, BuildError) or not takes(derivation, error):
                 raise error
+
+    def _told_of(self, derivation: Derivation, trouble: str) -> str:
+        """Return what Nix says of a build that failed by itself; "" where it says nothing."""
+        texts = (self._failed_there.get(derivation.path, ""), *self._said, trouble)
+        ways = [f"{words} '{derivation.path}" for words in _OF_ONE]
+        return next((text for text in texts if any(way in text for way in ways)), "")
 
     def _failure(self, derivation: Derivation, trouble: str) -> PgbakeError:
         running = self._ended[derivation.path]
@@ -224,11 +299,15 @@ class NixEngine:
                 hint="`pgbake builders check` says which, and what to do there",
                 detail=lines,
             )
-        why = next((line.strip() for line in trouble.splitlines() if derivation.path.basename in line), "")
-        why = why.partition(f"{derivation.path}'")[2].strip(" ;:") or "its builder failed"
+        said = self._told_of(derivation, trouble)
+        told = re.search(r"'(?: |\.\s+Reason: builder )((?:failed|timed out) [^;.\n]*)", said)
+        why = told[1] if told else "its builder failed"
+        hints = [f"the whole log: pgbake log {name} (kept in {self._store.log_file(derivation.path)})"]
+        if kept := [found[1] for text in self._said for found in [_KEPT.search(text)] if found]:
+            hints.append(f"Nix keeps its directory{f' on {running.machine}' if running.machine else ''}: {kept[-1]}")
         return BuildError(
             f"{what}: {why}",
-            hint=f"the whole log: pgbake log {name} (kept in {self._store.log_file(derivation.path)})",
+            hint="\n      ".join(hints),
             detail=lines,
         )
 

@@ -20,6 +20,7 @@ from pgbake.checks.check import Check, Checks
 from pgbake.checks.results import Outcome
 from pgbake.errors import host_error
 from pgbake.files import write_whole
+from pgbake.formats.storepath import StorePath
 from pgbake.manifest import MANIFEST_NAME
 from pgbake.store.local import LocalStore
 
@@ -70,6 +71,13 @@ class Record:
             write_whole(self._file, msgspec.json.encode(self._last, order="sorted"))
         except OSError as error:
             raise host_error(error, f"cannot write {self._file}") from error
+
+    def release(self, paths: Iterable[StorePath]) -> None:
+        """Keep the collector from these results no more."""
+        targets = {str(path) for path in paths}
+        for link in (self._place / "roots").rglob("*"):
+            if link.is_symlink() and str(link.readlink()) in targets:
+                link.unlink()
 
     def keep_results(self, store: LocalStore, checks: Checks) -> None:
         """Keep the collector from the results of a bundle's checks that have passed, and from no others.

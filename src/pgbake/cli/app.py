@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from pgbake.builders import Builders
     from pgbake.events import Sink
     from pgbake.places import Engine
     from pgbake.project import Project
@@ -29,6 +30,7 @@ class App:
     progress: str
     verbose: bool
     engine_choice: Engine | None = None
+    builders_option: str | None = None
 
     @property
     def engine(self) -> tuple[Engine, str]:
@@ -36,6 +38,18 @@ class App:
         from pgbake.places import engine
 
         return engine(self.store_option, self.engine_choice)
+
+    @property
+    def builders(self) -> Builders:
+        """The machines that Nix is to build on: those named on the command line, else those of the manifest.
+
+        :raises ManifestError: what names them means nothing.
+        """
+        from pgbake.builders import Builders, builders_of, parse_machines
+
+        if self.builders_option is not None:
+            return parse_machines(self.builders_option, "--builders")
+        return builders_of(self.project.manifest.builders) if self.has_project else Builders()
 
     @cached_property
     def project(self) -> Project:
@@ -135,6 +149,28 @@ class App:
 pass_app = click.make_pass_decorator(App)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+
+
+def engine_option(**more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option ``--engine``."""
+    return click.option(
+        "--engine",
+        type=click.Choice(["local", "nix"]),
+        help="Who builds: pgbake itself, or the Nix of this machine [default: Nix where it owns /nix].",
+        **more,
+    )
+
+
+def builders_option(**more: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option ``--builders``."""
+    return click.option(
+        "--builders",
+        metavar="MACHINES",
+        help="Where Nix builds: lines of its machines file, parted by ;, or @FILE [default: the manifest's].",
+        **more,
+    )
+
+
 system_option = click.option("--system", metavar="SYSTEM", help="System to work for, such as x86_64-linux.")
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pgbake.cli.app import App, json_option, pass_app, system_option
+from pgbake.cli.app import App, builders_option, engine_option, json_option, pass_app, system_option
 from pgbake.errors import BuildError
 
 if TYPE_CHECKING:
     from pgbake.build.rebuild import Comparison
+    from pgbake.places import Engine
 
 #: How many of an output's differing files are listed.
 _SHOWN_DIFFERENCES = 20
@@ -28,7 +29,8 @@ Examples:
   pgbake build pgvector            build one package
   pgbake build --dry-run           the same as `pgbake plan`
   pgbake build --rebuild           build all of it once more, elsewhere, and compare the bits
-  pgbake build --keep-failed       keep the directory of a build that fails, for `pgbake enter`""",
+  pgbake build --keep-failed       keep the directory of a build that fails, for `pgbake enter`
+  pgbake build --engine nix --builders 'ssh://root@build1 - - 2; ssh://root@build2 - - 2'""",
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--out-link", type=click.Path(path_type=Path), help="Link to the bundle to make [default: ./result].")
@@ -46,6 +48,8 @@ Examples:
 )
 @click.option("--no-substitute", is_flag=True, help="Take nothing from binary caches: build all that is missing.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@engine_option()
+@builders_option()
 @system_option
 @json_option
 @pass_app
@@ -60,6 +64,8 @@ def command(
     max_silent_time: float,
     no_substitute: bool,
     dry_run: bool,
+    engine: Engine | None,
+    builders: str | None,
     system: str | None,
     as_json: bool,
 ) -> None:
@@ -78,6 +84,8 @@ def command(
     from pgbake.bundle.check import check_budget, check_references
     from pgbake.cli.goals import choose, realise_goals, rebuild_packages
 
+    app.engine_choice = engine or app.engine_choice
+    app.builders_option = app.builders_option if builders is None else builders
     target = app.project.system(system)
     bundle = app.project.bundle(target)
     options = BuildOptions(max_silent_time or None, keep_failed)

@@ -94,7 +94,7 @@ def command(
         _list(app, chosen, as_json, waiting=dry_run and not again)
         return
     if accept:
-        _forget_unknown(app, chosen)
+        _forget_unknown(app, record, chosen)
     outcomes = _run(app, checks, chosen, cores, again, record)
     if accept:
         _accept(app, outcomes)
@@ -206,7 +206,7 @@ def _run(
     realise_goals(app, graph, [checks.bundle.derivation.path], system, cores)
     check_references(app.store, checks.bundle)
     if again:
-        app.store.forget([check.path for check in chosen])
+        _forget(app, record, chosen)
     before = app.store.valid([check.path for check in chosen])
     by_path = {check.derivation.path: check for check in chosen}
     errors: dict[str, PgbakeError] = {}
@@ -236,12 +236,18 @@ def _run(
     return outcomes
 
 
-def _forget_unknown(app: App, checks: Sequence[Check]) -> None:
+def _forget(app: App, record: Record, checks: Sequence[Check]) -> None:
+    """Let results of checks be as if they had never been."""
+    paths = [check.path for check in checks]
+    record.release(paths)
+    app.store.forget(paths)
+
+
+def _forget_unknown(app: App, record: Record, checks: Sequence[Check]) -> None:
     """Let checks run again that have passed elsewhere: what they offer stands in their logs, which caches have not."""
     from pgbake.checks.results import read_told
 
-    unknown = [check.path for check in checks if read_told(app.store, check) is None]
-    app.store.forget(list(app.store.valid(unknown)))
+    _forget(app, record, [check for check in checks if read_told(app.store, check) is None])
 
 
 def _accept(app: App, outcomes: Sequence[Outcome]) -> None:

@@ -11,7 +11,7 @@ import click
 from pgbake.cli.app import App, json_option, pass_app
 
 if TYPE_CHECKING:
-    from pgbake.doctor.finding import Finding, State
+    from pgbake.doctor.finding import Finding, Report, State
     from pgbake.inputs.mirrors import Mirrors
 
 _MARKS: dict[State, tuple[str, str, str]] = {"ok": ("✓", "ok", "green"), "warning": ("!", "!", "yellow"),
@@ -38,11 +38,20 @@ def command(ctx: click.Context, app: App, offline: bool, as_json: bool) -> None:
     The exit status is 0 where pgbake can work, warnings or not, and 1 where it cannot.
     """
     from pgbake.doctor.examination import examine
-    from pgbake.doctor.finding import all_findings
     from pgbake.places import cache_dir, data_dir
 
     mirrors, suite = _platform(app)
     report = examine(app.store_root, cache_dir(), data_dir(), mirrors, suite, app.engine, offline)
+    show_report(ctx, app, report, as_json, "pgbake can work here", "in pgbake's way")
+
+
+def show_report(ctx: click.Context, app: App, report: Report, as_json: bool, well: str, ill: str) -> None:
+    """Print findings, and end with status 1 where there are problems.
+
+    :param well: the last line where there are none; ``ill``: its end where there are.
+    """
+    from pgbake.doctor.finding import all_findings
+
     problems = [finding for finding in all_findings(report) if finding.state == "problem"]
     warnings = [finding for finding in all_findings(report) if finding.state == "warning"]
     if as_json:
@@ -64,9 +73,9 @@ def command(ctx: click.Context, app: App, offline: bool, as_json: bool) -> None:
         app.say()
         said = f"; {_count(len(warnings), 'warning')}" if warnings else ""
         if problems:
-            app.say(f"{_count(len(problems), 'problem')} in pgbake's way{said}")
+            app.say(f"{_count(len(problems), 'problem')} {ill}{said}")
         else:
-            app.say(f"pgbake can work here{said}")
+            app.say(f"{well}{said}")
     ctx.exit(1 if problems else 0)
 
 

@@ -29,10 +29,16 @@ def command(app: App, name: str, program: tuple[str, ...]) -> None:
     """
     from pgbake.build.enter import enter
     from pgbake.cli.goals import choose
+    from pgbake.errors import BuildError
     from pgbake.formats.system import host_system
 
     bundle = app.project.bundle(host_system())
     derivation = choose(bundle, [name])[name]
+    if app.engine[0] == "nix" and not app.store.failed_build(derivation.path).is_dir():
+        raise BuildError(
+            f"nothing that can be entered is kept of {derivation.name}: Nix builds it, and keeps what fails by itself",
+            hint=f"`pgbake --engine local build --keep-failed {name}`, then `pgbake --engine local enter {name}`",
+        )
     if not program:
         app.note(f"the build directory of {derivation.name}; leave with exit. Its script is in $script")
     enter(app.store, derivation, program or ("/usr/bin/bash", "--norc", "-i"), bundle.graph.derivations.__getitem__)

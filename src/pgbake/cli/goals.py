@@ -63,7 +63,7 @@ def realise_goals(
 
     :param substitute: whether caches are asked.
     :param takes: see :func:`pgbake.build.realise.realise`.
-    :raises HostError: something is to be built for another system than this machine's.
+    :raises HostError: something is to be built for another system than this machine's, and not by Nix.
     """
     from pgbake.cache.pull import Ungiven
     from pgbake.cli.caches import substituters, tell_problems, tell_refusals
@@ -79,16 +79,13 @@ def realise_goals(
         if plan.empty:
             app.store.sweep()
             break
-        if plan.builds and system != host_system():
-            raise HostError(
-                f"this machine cannot build for {system}",
-                hint=f"`pgbake plan --system {system}` shows what would be built",
-            )
+        nix_settings = _nix_settings(app, system) if plan.builds else None
         from pgbake.build.realise import realise
 
         try:
             with app.reporting() as report:
-                realise(plan, app.store, input_provider(app, report), report, cores, options, caches, takes)
+                provider = input_provider(app, report)
+                realise(plan, app.store, provider, report, cores, options, caches, takes, nix_settings)
             break
         except Ungiven as error:
             assert caches is not None
@@ -98,6 +95,31 @@ def realise_goals(
         _take_statements(app, caches, plan)
         tell_problems(app, caches.problems)
     return plan
+
+
+def _nix_settings(app: App, system: System) -> dict[str, str]:
+    """Return what of Nix's configuration the builds of a system want; nothing where pgbake builds.
+
+    :raises HostError: pgbake builds, and this machine is no such system.
+    :raises ManifestError: pgbake builds, and machines of Nix's are named on the command line.
+    """
+    builders = app.builders
+    if app.engine[0] == "nix":
+        return builders.nix_settings
+    if app.builders_option is not None:
+        raise ManifestError(
+            f"--builders names machines that Nix builds on, and the engine is local: {app.engine[1]}",
+            hint="install Nix here and leave --store away, or leave --builders away",
+        )
+    if system != host_system():
+        raise HostError(
+            f"this machine cannot build for {system}",
+            hint=f"`pgbake plan --system {system}` shows what would be built; with Nix here, a builder of that system "
+            "can build it: see `pgbake builders`",
+        )
+    if builders.machines:
+        app.note("the manifest's builders are Nix's to use; here pgbake builds by itself")
+    return {}
 
 
 def _take_statements(app: App, caches: Substituters, plan: Plan) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgbake import __version__
-from pgbake.cli.app import App
+from pgbake.cli.app import App, builders_option, engine_option
 from pgbake.cli.lazy import LazyGroup
 from pgbake.errors import CommandError, PgbakeError
 
@@ -80,6 +80,9 @@ COMMANDS = {
         "repair": "Bring damaged paths back.",
         "optimise": "Save space: make equal files hard links of one another.",
     },
+    "Other machines": {
+        "builders": "Machines that Nix builds on: check them.",
+    },
     "Health": {
         "doctor": "Say what of this machine stands in the way, and what to type.",
     },
@@ -102,10 +105,8 @@ COMMANDS = {
     "--store", type=click.Path(file_okay=False, path_type=Path), envvar="PGBAKE_STORE", show_envvar=True,
     help="Root below which the store lies, as DIR/nix/store.",
 )  # fmt: skip
-@click.option(
-    "--engine", type=click.Choice(["local", "nix"]), envvar="PGBAKE_ENGINE", show_envvar=True,
-    help="Who builds: pgbake itself, or the Nix of this machine [default: Nix where it owns /nix].",
-)  # fmt: skip
+@engine_option(envvar="PGBAKE_ENGINE", show_envvar=True)
+@builders_option(envvar="PGBAKE_BUILDERS", show_envvar=True)
 @click.option(
     "--progress", type=click.Choice(["auto", "plain", "json", "none"]), default="auto",
     help="How work under way is shown on standard error.",
@@ -117,11 +118,12 @@ def pgbake(
     directory: Path,
     store: Path | None,
     engine: Engine | None,
+    builders: str | None,
     progress: str,
     verbose: bool,
 ) -> None:
     """Unmodified PostgreSQL plus extensions as one reproducible bundle, built from source."""
-    ctx.obj = App(directory, store, progress, verbose, engine)
+    ctx.obj = App(directory, store, progress, verbose, engine, builders)
 
 
 def main() -> None:

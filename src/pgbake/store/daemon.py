@@ -37,7 +37,9 @@ _OLDEST = 32
 _WHO_TRUSTS = 35
 _SAYS_VERSION = 33
 
-_ADD_TO_STORE, _BUILD_PATHS, _ADD_TEMP_ROOT, _ADD_INDIRECT_ROOT, _SET_OPTIONS, _ADD_NAR = 7, 9, 11, 12, 19, 39
+_ADD_TO_STORE, _BUILD_PATHS, _ADD_TEMP_ROOT, _ADD_INDIRECT_ROOT, _SET_OPTIONS = 7, 9, 11, 12, 19
+_COLLECT_GARBAGE, _ADD_NAR = 20, 39
+_DELETE_THESE = 3
 
 _NEXT, _LAST, _ERROR = 0x6F6C6D67, 0x616C7473, 0x63787470
 _START, _STOP, _RESULT = 0x53545254, 0x53544F50, 0x52534C54
@@ -151,6 +153,12 @@ class Connection:
                 raise HostError("what answers as Nix's daemon is something else", hint="look at `nix-daemon --version`")
             theirs = self._number()
             version = min(theirs, _VERSION)
+            if theirs >> 8 > 1:
+                raise HostError(
+                    f"this machine's Nix speaks version {theirs >> 8}.{theirs & 0xFF} of its protocol, which this "
+                    "pgbake does not know",
+                    hint="install a newer pgbake; or build without Nix: --engine local",
+                )
             if version >> 8 != 1 or version & 0xFF < _OLDEST:
                 raise HostError(
                     f"this machine's Nix is too old: it speaks version {theirs >> 8}.{theirs & 0xFF} of its protocol, "
@@ -208,18 +216,29 @@ class Connection:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def set_options(self, settings: Mapping[str, str], *, keep_going: bool, cores: int, max_silent: int) -> None:
+    def set_options(
+        self,
+        settings: Mapping[str, str],
+        *,
+        keep_going: bool,
+        keep_failed: bool,
+        cores: int,
+        max_silent: int,
+        tell: Callable[[Told], None] = _ignore,
+    ) -> None:
         """Say how builds of this connection are made.
 
-        :param settings: of Nix's configuration, over the daemon's own; it passes over what this user may not set.
+        :param settings: of Nix's configuration, over the daemon's own; it passes over what this user may not set, and
+            says so.
         :param cores: for each build, as ``NIX_BUILD_CORES``; 0 means all.
         :param max_silent: seconds without output after which a build is stopped; 0: never.
         """
         # keep-failed, keep-going, fallback, verbosity, builds at once (as configured, by the settings), silent seconds,
         # build hook, verbose builds, two obsolete ones, cores, substitutes.
-        jobs = int(settings.get("max-jobs", "1")) if settings.get("max-jobs", "1").isdigit() else os.cpu_count() or 1
-        numbers = (0, int(keep_going), 0, 3, jobs, max_silent, 1, 0, 0, 0, cores, 1)
-        self._ask(_SET_OPTIONS, *numbers, len(settings), *[word for pair in settings.items() for word in pair])
+        others = dict(settings)
+        jobs = int(others.pop("max-jobs", 1))  # which everybody may choose
+        numbers = (int(keep_failed), int(keep_going), 0, 3, jobs, max_silent, 1, 0, 0, 0, cores, 1)
+        self._ask(_SET_OPTIONS, *numbers, len(others), *[word for pair in others.items() for word in pair], tell=tell)
 
     def add(
         self, name: str, method: str, references: Iterable[StorePath], dump: Callable[[Callable[[Any], object]], object]
@@ -278,6 +297,19 @@ class Connection:
         """Keep collectors from what a link points at, while the link is there."""
         self._ask(_ADD_INDIRECT_ROOT, str(link), answer=self._number)
 
+    def delete(self, paths: Iterable[StorePath]) -> None:
+        """Delete paths that nothing needs.
+
+        :raises DaemonError: something needs one.
+        """
+
+        def answer() -> None:
+            self._texts(), self._number(), self._number()  # what went, its size, nothing
+
+        names = sorted(map(str, paths))
+        most = (1 << 64) - 1
+        self._ask(_COLLECT_GARBAGE, _DELETE_THESE, len(names), *names, 0, most, 0, 0, 0, answer=answer)
+
     def build(self, derivations: Iterable[StorePath], tell: Callable[[Told], None]) -> None:
         """Build all outputs of derivations that are in the store, and what they need.
 
@@ -328,7 +360,7 @@ class Connection:
     def _listen(self, tell: Callable[[Told], None]) -> None:
         while (kind := self._number()) != _LAST:
             if kind == _NEXT:
-                tell(Message(self._text().rstrip("\n")))
+                tell(Message(_plain(self._text())))
             elif kind == _ERROR:
                 self._text(), self._number(), self._text()  # type, level, name
                 message = self._text()

@@ -103,7 +103,8 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
     SQLite must make a file beside a database in WAL mode even to read it, unless somebody has it open and that
     file is there, or it is told that nobody writes (https://www.sqlite.org/wal.html#readonly).
     """
-    uri = f"file:{quote(str(file))}?mode=ro"
+    # Not even the file that readers share is written: that too may be somebody else's.
+    uri = f"file:{quote(str(file))}?mode=ro&readonly_shm=1"
     if Path(f"{file}-wal").exists():
         try:
             connection = _connect(uri)

@@ -82,6 +82,10 @@ class LocalStore:
         self.log_dir = root / "nix/var/log/nix/drvs"
         self.links_dir = self.store_dir / ".links"
         self.failed_dir = root / "nix/var/pgbake/failed"
+        #: Below it builds make their outputs.
+        self.builds_dir = self.store_dir
+        #: Locks of the uids that builds run as.
+        self.uid_pool = self.state_dir / "userpool2"
         self.statements_dir = root / "nix/var/pgbake/statements"
         self._create()
         self.read_only = self._why_read_only()
@@ -534,6 +538,10 @@ class LocalStore:
         """Return where the build log of a derivation is kept (bzip2, Nix's place for it)."""
         name = derivation.basename
         return self.log_dir / name[:2] / f"{name[2:]}.bz2"
+
+    def build_log(self, derivation: StorePath) -> Path:
+        """Return where the local engine writes the log of a build."""
+        return self.log_file(derivation)
 
     def failed_build(self, derivation: StorePath) -> Path:
         """Return where the directory of a failed build is kept: ``store`` and ``build``, as its sandbox had them."""

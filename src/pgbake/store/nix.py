@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,9 @@ from pgbake.store.local import LocalStore, remove_tree
 from pgbake.store.locks import OnWait, patient, silent
 from pgbake.store.roots import link_root, link_roots
 
+#: How often, and after how many seconds each, Nix is asked to delete what may be held still.
+_ATTEMPTS, _PAUSE = 20, 0.1
+
 
 class _Held:
     """What this process holds in Nix's store, in the place of :class:`pgbake.store.roots.TempRoots`."""
@@ -38,6 +42,11 @@ class _Held:
         new = [path for path in paths if path not in self._held]
         self._connection().hold(new)
         self._held.update(new)
+
+    def release(self, paths: Iterable[StorePath]) -> set[StorePath]:
+        """Count ``paths`` as held no more; return what else is."""
+        self._held.difference_update(paths)
+        return set(self._held)
 
     def sweep(self) -> None:
         """Do nothing: Nix does."""
@@ -68,6 +77,9 @@ class NixStore(LocalStore):
         self.temp_roots: Any = _Held(lambda: self.connection)
         self.statements_dir = state / "statements"
         self.failed_dir = state / "failed"
+        self.builds_dir = state / "builds"
+        self.uid_pool = state / "userpool2"
+        self._state = state
 
     def _create(self) -> None:
         if not (self.state_dir / "db/db.sqlite").exists():
@@ -91,6 +103,8 @@ class NixStore(LocalStore):
         with self._refreshing:
             if self._connected is None:
                 self._connected = Connection()
+                if hasattr(self, "database"):
+                    self.refresh()  # from now on Nix has it open, and it may change
             return self._connected
 
     def close(self) -> None:
@@ -235,13 +249,47 @@ class NixStore(LocalStore):
         for name in links:
             self.connection.add_root(Path(os.path.abspath(directory / name)))  # noqa: PTH100
 
-    def forget(self, paths: Iterable[StorePath]) -> None:
-        """Refuse: what is valid in Nix's store is Nix's to decide.
+    def staging(self, path: StorePath) -> Path:
+        """Return an empty directory of this user's, in which pgbake's own engine makes a path a second time."""
+        directory = self.builds_dir / path.basename
+        try:
+            remove_tree(directory)
+            directory.mkdir(mode=0o755, parents=True)
+        except OSError as error:
+            raise host_error(error, f"cannot write to {directory.parent}") from error
+        return directory
 
-        :raises StoreError: something of ``paths`` is valid.
+    def build_log(self, derivation: StorePath) -> Path:
+        """Return where the log of such a second build is written."""
+        return self._state / "logs" / f"{derivation.basename}.bz2"
+
+    def forget(self, paths: Iterable[StorePath]) -> None:
+        """Let Nix delete valid paths.
+
+        :raises StoreError: it does not, since something needs one of them.
         """
-        if valid := self.valid(paths):
-            raise StoreError(
-                f"{min(valid)} is in Nix's store, and stays valid until Nix collects it",
-                hint=f"`nix-store --delete {min(valid)}` deletes what nothing needs",
-            )
+        from pgbake.store.daemon import DaemonError
+
+        valid = self.valid(paths)
+        if not valid:
+            return
+        # Another connection, which holds all that this one holds but them.
+        with self._refreshing:
+            old, self._connected = self._connected, Connection()
+            held = self.temp_roots.release(valid)
+            self._connected.hold(held)
+            if old is not None:
+                old.close()
+        for attempt in range(_ATTEMPTS):
+            try:
+                self.connection.delete(valid)
+                break
+            except DaemonError as error:
+                # Who served the old connection may not have noticed yet.
+                if attempt == _ATTEMPTS - 1:
+                    raise StoreError(
+                        f"Nix does not delete {min(valid)}: {error}",
+                        hint=f"`nix-store --query --roots {min(valid)}` names what keeps it",
+                    ) from error
+                time.sleep(_PAUSE)
+        self.refresh()

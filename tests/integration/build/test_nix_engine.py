@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from pgbake.bundle.merge import Bundle
 from pgbake.formats import base32
 from pgbake.store.local import LocalStore
 from tests.integration.build.test_failures import change_numeral
-from tests.nixhost import NixHost
+from tests.nixhost import NixHost, forget
 from tests.oracle import Oracle
 from tests.projects import TestProject
 
@@ -22,13 +23,6 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def host(nix: Oracle, tmp_path: Path) -> NixHost:
     return NixHost(nix, tmp_path)
-
-
-def forget(nix: Oracle, *outputs: str) -> None:
-    """Let Nix delete outputs, and with them whatever refers to them."""
-    closure = nix.run("nix-store", "-q", "--referrers-closure", *outputs).stdout.decode().split()
-    nix.run("nix-store", "--delete", "--ignore-liveness", *closure)
-    assert not any(nix.on_disk(output).exists() for output in outputs)
 
 
 def test_what_is_built_is_what_the_local_engine_builds(
@@ -73,3 +67,96 @@ def test_what_is_nixs_to_do_is_refused(host: NixHost, project: TestProject) -> N
         done = host.pgbake(project, *args, check=False)
         assert done.returncode == 1 and "belongs to Nix" in done.stderr and "nix-store --gc" in done.stderr, args
     assert "engine: nix" in host.pgbake(project, "doctor", "--offline", check=False).stdout
+
+
+def test_nothing_of_it_is_written_but_by_nix(
+    host: NixHost, project: TestProject, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Of all that pgbake does in a build, a check and a look at the log, strace sees no call that changes /nix.
+
+    Elsewhere in these tests /nix is read-only for it; here it may be written, and is not.
+    """
+    goal = bundle.by_name()["numeral"]
+    forget(host.oracle, *map(str, goal.output_paths.values()))
+    calls = "%file,write,writev,pwrite64,pwritev,fallocate,fchmod,fchown,fsetxattr,ftruncate"
+    trace = ["strace", "-f", "-qq", "-y", "-s", "300", "-e", f"trace={calls}", "-o"]
+    commands = {
+        "build": ("build", "numeral"),
+        "check": ("check", "--again", "smoke/numeral"),
+        "log": ("log", "numeral"),
+        "doctor": ("doctor", "--offline"),
+    }
+    with host.daemon():
+        for name, args in commands.items():
+            host.pgbake(project, *args, around=[*trace, str(tmp_path / name)], writable=True, check=name != "doctor")
+    assert all(host.oracle.on_disk(str(path)).exists() for path in goal.output_paths.values())
+    for name in commands:
+        seen = (tmp_path / name).read_text()
+        assert '"/nix/' in seen
+        assert not [line for line in seen.splitlines() if writes_to_nix(line)], name
+
+
+_CHANGES = re.compile(
+    r"^\d+ +(chmod|chown|lchown|fchmodat2?|fchownat|creat|link(at)?|mkdir(at)?|mknod(at)?|rename(at2?)?|rmdir|"
+    r"symlink(at)?|truncate|unlink(at)?|utime|utimes|utimensat|l?setxattr|l?removexattr)\(.*\"/nix/"
+)
+_WRITES = re.compile(r"^\d+ +(write|writev|pwrite64|pwritev|fallocate|fchmod|fchown|fsetxattr|ftruncate)\(\d+</nix/")
+#: A reader of SQLite's opens this file so; that nothing is written to it is seen by the other calls.
+_OPENS = re.compile(
+    r'\d+ +open(at)?\((AT_FDCWD(<[^>]*>)?, )?"/nix/(?!var/nix/db/db\.sqlite-wal)[^"]*", '
+    r"[^)]*\b(O_WRONLY|O_RDWR|O_CREAT|O_TRUNC)\b"
+)
+
+
+def writes_to_nix(call: str) -> bool:
+    """Whether a line of strace's is a call that would change something below /nix."""
+    return any(pattern.match(call) is not None for pattern in (_CHANGES, _WRITES, _OPENS))
+
+
+def test_it_is_seen_when_something_is_written() -> None:
+    assert writes_to_nix('12 openat(AT_FDCWD</tmp>, "/nix/var/nix/db/db.sqlite", O_RDWR|O_CREAT|O_CLOEXEC, 0644) = 3')
+    assert writes_to_nix('12 symlinkat("/a", AT_FDCWD, "/nix/var/nix/gcroots/auto/x") = 0')
+    assert writes_to_nix('12 pwrite64(6</nix/var/nix/db/db.sqlite-wal>, "", 32, 0) = 32')
+    assert not writes_to_nix('12 openat(AT_FDCWD, "/nix/var/nix/db/db.sqlite", O_RDONLY|O_CLOEXEC) = 3')
+    assert not writes_to_nix('12 rename("/tmp/a", "/tmp/b") = 0')
+    assert not writes_to_nix('12 write(4<socket:[99]>, "/nix/store", 10) = 10')
+
+
+def test_a_second_build_is_made_outside_of_its_store(host: NixHost, project: TestProject) -> None:
+    told = json.loads(host.pgbake(project, "build", "--rebuild", "--json", "numeral").stdout)
+    assert told["same"] and {output["package"] for output in told["outputs"]} == {"numeral"}
+
+
+def test_a_second_build_that_differs(host: NixHost, project: TestProject) -> None:
+    change_numeral(project, "COPT=-g -Wl,--build-id=0x$(shell date +%s)00")
+    done = host.pgbake(project, "build", "--rebuild", "--keep-failed", "--json", "numeral", check=False)
+    assert done.returncode == 1, done.stderr
+    (kept,) = {output["kept"] for output in json.loads(done.stdout)["outputs"] if not output["same"]}
+    assert Path(kept).is_dir() and not kept.startswith("/nix/")
+
+
+def test_what_a_failed_build_leaves_is_kept_by_nix(host: NixHost, project: TestProject) -> None:
+    change_numeral(project, "COPT=-include /usr/include/no-such-header.h")
+    failed = host.pgbake(project, "build", "--keep-failed", "numeral", check=False)
+    kept = re.search(r"Nix keeps its directory: (/\S+)", failed.stderr)
+    assert failed.returncode == 1 and kept, failed.stderr
+    assert host.oracle.on_disk(kept[1]).is_dir()
+    entered = host.pgbake(project, "enter", "numeral", "true", check=False)
+    assert entered.returncode == 1 and "Nix builds it, and keeps what fails by itself" in entered.stderr
+    assert "pgbake --engine local build --keep-failed numeral" in entered.stderr
+
+
+def test_checks_run_again(host: NixHost, project: TestProject) -> None:
+    def states(*args: str) -> list[str]:
+        told = json.loads(host.pgbake(project, "check", *args, "smoke/pgvector", "--json").stdout)
+        return [outcome["state"] for outcome in told]
+
+    uses = project.directory / "tests/uses"
+    uses.mkdir(parents=True)
+    (uses / "pgvector.sql").write_text(f"-- {uuid4()}\nSELECT '[1,2]'::vector <-> '[1,3]' = 1;\n")
+    assert states() == ["passed"]
+    assert states() == ["kept"]
+    assert states("--again") == ["passed"]
+    (uses / "pgvector.sql").write_text(f"-- {uuid4()}\nSELECT '[1,2]'::vector <-> '[1,3]' = 2;\n")
+    failed = host.pgbake(project, "check", "smoke/pgvector", check=False)
+    assert failed.returncode == 1 and "1 of 1 check failed: smoke/pgvector" in failed.stderr

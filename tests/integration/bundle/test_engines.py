@@ -1,55 +1,85 @@
-"""The local engine and a stock Nix give the same bits."""
+"""The local engine and a stock Nix, an older and newer ones, give the same derivations and the same bits."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
 from pgbake.bundle.merge import Bundle
 from pgbake.formats import base32
-from pgbake.formats.storepath import StorePath
+from pgbake.formats.derivation import Derivation
 from pgbake.store.local import LocalStore
-from tests.oracle import Oracle
+from tests.integration.conftest import nix_on_copy
+from tests.nixhost import NixHost, forget
+from tests.oracle import Oracle, OracleUnavailable, newer_nix
+from tests.projects import TestProject
 
 pytestmark = pytest.mark.integration
 
 
-def forget(nix: Oracle, outputs: list[str]) -> None:
-    """Let Nix delete outputs, and with them whatever refers to them, such as an earlier bundle."""
-    closure = nix.run("nix-store", "-q", "--referrers-closure", *outputs).stdout.decode().split()
-    nix.run("nix-store", "--delete", "--ignore-liveness", *closure)
-    assert not any(nix.on_disk(output).exists() for output in outputs)
+@pytest.fixture
+def host(request: pytest.FixtureRequest, example: TestProject, suite: str, sandbox: str) -> Iterator[NixHost]:
+    """A machine with the Nix of a release, dropped onto a copy of the store in which the example was built."""
+    if suite == "bookworm":
+        tree: Path = request.getfixturevalue("nix_tree")
+    else:
+        try:
+            tree = newer_nix(suite)
+        except OracleUnavailable as error:
+            pytest.skip(str(error))
+    directory: Path = request.getfixturevalue("tmp_path")
+    with nix_on_copy(example.store, tree) as oracle:
+        yield NixHost(oracle, directory, f"sandbox = {sandbox}")
 
 
-@pytest.mark.parametrize("sandbox", ["true", "false"])
+def forget_all(nix: Oracle, derivations: Iterable[Derivation]) -> None:
+    """Let Nix forget derivations with their outputs."""
+    derivations = list(derivations)
+    drvs = [str(one.path) for one in derivations if nix.on_disk(str(one.path)).exists()]
+    forget(nix, *(str(path) for one in derivations for path in one.output_paths.values()), *drvs)
+
+
+def assert_alike(nix: Oracle, store: LocalStore, derivations: Iterable[Derivation]) -> None:
+    """What Nix has is what the local engine has: derivations, NAR hashes, references."""
+    for derivation in derivations:
+        assert nix.on_disk(str(derivation.path)).read_bytes() == derivation.to_aterm()
+        for path in derivation.output_paths.values():
+            info = store.info(path)
+            known = nix.run("nix-store", "-q", "--hash", str(path)).stdout.decode().strip()
+            assert known == f"sha256:{base32.encode(info.nar_sha256)}", path.name
+            references = nix.run("nix-store", "-q", "--references", str(path)).stdout.decode().split()
+            assert references == sorted(str(reference) for reference in info.references), path.name
+        deriver = nix.run("nix-store", "-q", "--deriver", str(path)).stdout.decode().strip()
+        assert deriver == str(derivation.path)
+
+
+@pytest.mark.parametrize(
+    ("suite", "sandbox"),
+    [
+        ("bookworm", "true"),
+        ("trixie", "false"),
+        pytest.param("bookworm", "false", marks=pytest.mark.full),
+        pytest.param("trixie", "true", marks=pytest.mark.full),
+        pytest.param("sid", "true", marks=pytest.mark.full),
+    ],
+)
 def test_nix_builds_an_extension_and_the_merge_alike(
-    nix: Oracle, bundle: Bundle, store: LocalStore, sandbox: str
+    host: NixHost, project: TestProject, bundle: Bundle, store: LocalStore
 ) -> None:
-    derivations = bundle.by_name()
-    forget(nix, [derivations[name].outputs["out"].path for name in ("bundle", "pgvector")])
-    for name in ("pgvector", "bundle"):
-        derivation = derivations[name]
-        out = derivation.outputs["out"].path
-        built = nix.run("nix-store", "-r", str(derivation.path), "--option", "sandbox", sandbox)
-        assert built.stdout.decode().strip() == out
-        info = store.info(StorePath.parse(out))
-        assert nix.run("nix-store", "-q", "--hash", out).stdout.decode().strip() == (
-            f"sha256:{base32.encode(info.nar_sha256)}"
-        )
-        references = nix.run("nix-store", "-q", "--references", out).stdout.decode().split()
-        assert references == sorted(str(path) for path in info.references)
+    derivations = [bundle.by_name()[name] for name in ("pgvector", "bundle")]
+    forget_all(host.oracle, derivations)
+    assert host.pgbake(project, "build").stdout.strip() == str(bundle.path)
+    assert_alike(host.oracle, store, derivations)
 
 
 @pytest.mark.full
-def test_nix_builds_every_package_alike(nix: Oracle, bundle: Bundle, store: LocalStore) -> None:
-    outputs = [path for derivation in bundle.by_name().values() for path in derivation.output_paths.values()]
-    forget(nix, [str(path) for path in outputs])
-    cores = str(len(os.sched_getaffinity(0)))
-    nix.run("nix-store", "-r", str(bundle.derivation.path), "--option", "sandbox", "true", "--cores", cores)
-    for path in outputs:
-        info = store.info(path)
-        known = nix.run("nix-store", "-q", "--hash", str(path)).stdout.decode().strip()
-        assert known == f"sha256:{base32.encode(info.nar_sha256)}", path.name
-        references = nix.run("nix-store", "-q", "--references", str(path)).stdout.decode().split()
-        assert references == sorted(str(reference) for reference in info.references), path.name
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("sandbox", ["true", "false"])
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_nix_builds_every_package_alike(host: NixHost, project: TestProject, bundle: Bundle, store: LocalStore) -> None:
+    derivations = list(bundle.by_name().values())
+    forget_all(host.oracle, derivations)
+    assert host.pgbake(project, "build").stdout.strip() == str(bundle.path)
+    assert_alike(host.oracle, store, derivations)
