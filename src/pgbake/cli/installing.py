@@ -67,7 +67,7 @@ def provide_bundle(
     :param name: a path, a link to one, or the name of a bundle in the caches; None: the project's.
     :raises PgbakeError: it is to be had nowhere, nobody trusted has signed it, or its checks have not passed.
     """
-    bundle = _meant(app, machine, name, urls, only_cached=only_cached, dry_run=dry_run)
+    bundle = named_bundle(app, machine, name, urls, only_cached=only_cached, dry_run=dry_run)
     if (checks := _installed(machine, bundle)) is not None:
         return bundle, checks
     from pgbake.cli.gate import require_checked
@@ -79,12 +79,12 @@ def provide_bundle(
     if own is not None and own.valid([bundle]) and not urls:
         gate = require_checked(app, bundle, "installed", unchecked=unchecked)
         if not dry_run:
-            _pull(app, machine, bundle, [f"local?root={app.store_root}"], unchecked=True)
+            take_bundle(app, machine, bundle, [f"local?root={app.store_root}"], unchecked=True)
             _bring_statements(app, machine, bundle)
         return bundle, gate.word
     if dry_run:
         return bundle, "unchecked"
-    _pull(app, machine, bundle, urls, unchecked=unchecked)
+    take_bundle(app, machine, bundle, urls, unchecked=unchecked)
     return bundle, require_checked(machine, bundle, "installed", unchecked=unchecked).word
 
 
@@ -99,9 +99,10 @@ def _installed(machine: App, bundle: StorePath) -> str | None:
     return next((each.origin.checks for each in currents if each is not None and each.bundle == bundle), None)
 
 
-def _meant(
+def named_bundle(
     app: App, machine: App, name: str | None, urls: Sequence[str], *, only_cached: bool, dry_run: bool
 ) -> StorePath:
+    """Return the bundle that is meant, which need not be in the store yet; see :func:`provide_bundle`."""
     from pgbake.errors import ManifestError
 
     if name is not None and "/" in name:
@@ -112,7 +113,7 @@ def _meant(
         if not app.has_project:
             raise ManifestError(
                 "no bundle is named, and there is no pgbake.toml here",
-                hint="name one: pgbake install NAME --from CACHE; or go to a project's directory",
+                hint="name one, as NAME --from CACHE; or go to a project's directory",
             )
         from pgbake.formats.system import host_system
 
@@ -158,7 +159,12 @@ def _newest(app: App, machine: App, name: str, urls: Sequence[str]) -> StorePath
     )
 
 
-def _pull(app: App, machine: App, bundle: StorePath, urls: Sequence[str], *, unchecked: bool) -> None:
+def take_bundle(app: App, machine: App, bundle: StorePath, urls: Sequence[str], *, unchecked: bool) -> None:
+    """Take a bundle from caches into a machine's store, with the statements about it.
+
+    :param urls: of the caches; none: the known ones.
+    :raises CacheError: no cache is known, or none has it.
+    """
     from pgbake.cache.pull import pull
     from pgbake.cache.statements import take_statements
     from pgbake.cli.caches import settings, substituters, tell_problems
