@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pgbake.formats.storepath import StorePath
     from pgbake.image.container import Container
+    from pgbake.image.extension import ExtensionImage
     from pgbake.image.oci import Layer, LayerPlan
     from pgbake.inputs.pins import Pin
 
@@ -48,6 +49,11 @@ Examples:
 @click.option("--tag", metavar="NAME:TAG", help="What the image is called [default: the bundle's name and version].")
 @click.option("--push", metavar="REGISTRY/NAME:TAG", help="Push the image to a registry; needs skopeo.")
 @click.option("--insecure", is_flag=True, help="Push without TLS, or to a registry whose certificate nobody knows.")
+@click.option(
+    "--format", "form", type=click.Choice(["oci", "docker"]), default="oci", show_default=True,
+    help="Form in which the image is pushed: Podman reads health checks in Docker's only.",
+)  # fmt: skip
+@click.option("--extension", metavar="NAME", help="Make an image of one extension, for CloudNativePG's image volumes.")
 @click.option("--only-cached", is_flag=True, help="Build nothing.")
 @click.option("--unchecked", is_flag=True, help="Take a bundle whose checks have not passed, too.")
 @click.option("--dry-run", is_flag=True, help="Show the layers and which would be made, and write nothing.")
@@ -61,6 +67,8 @@ def command(
     tag: str | None,
     push: str | None,
     insecure: bool,
+    form: str,
+    extension: str | None,
     only_cached: bool,
     unchecked: bool,
     dry_run: bool,
@@ -75,6 +83,7 @@ def command(
     --output the image goes to the registry only; who is logged in there is skopeo's to know (`skopeo login`).
     """
     from pgbake.image.container import Container
+    from pgbake.image.extension import ExtensionImage
     from pgbake.image.oci import LayerCache
     from pgbake.places import cache_dir
 
@@ -84,8 +93,9 @@ def command(
         _require_skopeo()
     begin = time.monotonic()
     path = _bundle(app, bundle, urls, only_cached=only_cached, unchecked=unchecked, dry_run=dry_run)
-    container = Container.of(app.store, path, _epoch())
-    name = tag or _default_name(container)
+    whole = Container.of(app.store, path, _epoch())
+    container = whole if extension is None else ExtensionImage.of(whole, extension)
+    name = tag or container.default_name
     cache = LayerCache(cache_dir() / "layers")
     with tempfile.TemporaryDirectory(prefix="pgbake-image-") as scratch:
         plans = container.layers(lambda pins: _fetch(app, pins), Path(scratch))
@@ -93,13 +103,14 @@ def command(
             _tell_plan(app, name, plans, cache.lookup, as_json)
             return
         layers = _make(app, cache, plans)
-        place = (output or Path("image")).absolute() if output or not push else Path(scratch, "layout")
+        is_kept = output is not None or push is None
+        place = (output or Path("image")).absolute() if is_kept else Path(scratch, "layout")
         digest, new = _write(container, name, layers, place)
         pushed = None
         if push is not None:
-            _push(app, place, name, push, insecure)
+            _push(app, place, name, push, insecure, form)
             pushed = push
-    answer = _answer(container, name, digest, layers, None if place.name == "layout" and push else place, pushed, new)
+    answer = _answer(container, name, digest, layers, place if is_kept else None, pushed, new)
     if as_json:
         app.say_json(answer)
         return
@@ -109,6 +120,8 @@ def command(
     if pushed is not None:
         app.say(f"pushed: {pushed}")
     app.say(digest)
+    if isinstance(container, ExtensionImage):
+        app.note(f"for a Cluster of CloudNativePG:\n{container.stanza(push or name)}")
     app.note(_summary(layers, made, time.monotonic() - begin))
 
 
@@ -163,13 +176,6 @@ def _epoch() -> int:
     return int(text)
 
 
-def _default_name(container: Container) -> str:
-    stem = container.receipt.name.rpartition("-postgresql-")[0] or container.receipt.name
-    return (
-        f"{re.sub('[^a-z0-9]+', '-', stem.lower()).strip('-') or 'postgresql'}:{container.receipt.postgresql.version}"
-    )
-
-
 def _fetch(app: App, pins: Mapping[str, Pin]) -> Mapping[str, Path]:
     from pgbake.image.container import base
     from pgbake.inputs.fetch import fetch
@@ -192,7 +198,7 @@ def _make(app: App, cache: Any, plans: Sequence[LayerPlan]) -> list[Layer]:
     return layers
 
 
-def _write(container: Container, name: str, layers: Sequence[Layer], place: Path) -> tuple[str, int]:
+def _write(container: Container | ExtensionImage, name: str, layers: Sequence[Layer], place: Path) -> tuple[str, int]:
     from pgbake.image.oci import image_documents, write_layout
 
     configuration, manifest = image_documents(layers, container.config, container.annotations, container.created_text)
@@ -201,14 +207,14 @@ def _write(container: Container, name: str, layers: Sequence[Layer], place: Path
     return written.digest, written.new
 
 
-def _push(app: App, place: Path, name: str, target: str, insecure: bool) -> None:
+def _push(app: App, place: Path, name: str, target: str, insecure: bool, form: str) -> None:
     """Push an image of a layout; what the registry has already is not sent.
 
     :raises CommandError: the registry refuses; skopeo's words are the detail.
     """
     from pgbake.run import run
 
-    options = ["--dest-tls-verify=false"] if insecure else []
+    options = ["--format", "oci" if form == "oci" else "v2s2", *(["--dest-tls-verify=false"] if insecure else [])]
     app.note(f"pushing to {target}")
     run(
         ["skopeo", "--insecure-policy", "copy", *options, f"oci:{place}:{name}", f"docker://{target}"],
@@ -218,11 +224,16 @@ def _push(app: App, place: Path, name: str, target: str, insecure: bool) -> None
 
 
 def _answer(
-    container: Container, name: str, digest: str, layers: Sequence[Layer], place: Path | None, pushed: str | None,
+    container: Container | ExtensionImage,
+    name: str,
+    digest: str,
+    layers: Sequence[Layer],
+    place: Path | None,
+    pushed: str | None,
     new: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     return {
-        "bundle": str(container.bundle),
+        "bundle": container.annotations["pgbake.bundle"],
         "name": name,
         "digest": digest,
         "directory": str(place) if place is not None else None,

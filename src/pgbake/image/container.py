@@ -23,6 +23,7 @@ Accounts, directories and links are those of the machine definition. A container
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -179,6 +180,13 @@ class Container:
     def data(self) -> str:
         """The data directory: where the official image of this version has it."""
         return "/var/lib/postgresql/data" if self.major < 18 else f"/var/lib/postgresql/{self.major}/docker"
+
+    @property
+    def default_name(self) -> str:
+        """What the image is called: the bundle's name and PostgreSQL's version."""
+        stem = self.receipt.name.rpartition("-postgresql-")[0] or self.receipt.name
+        name = re.sub("[^a-z0-9]+", "-", stem.lower()).strip("-") or "postgresql"
+        return f"{name}:{self.receipt.postgresql.version}"
 
     @property
     def language(self) -> str:
