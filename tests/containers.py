@@ -79,7 +79,7 @@ class Engine:
         """Return the command that runs another one where the engine is."""
         # Without the caller's environment: engines read a good part of it.
         words = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
-        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--wd=/", "--", *words, *command]
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--", *words, *command]
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program of the engine's."""
