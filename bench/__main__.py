@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-NAMES = ("start", "size", "tree", "merge", "debs", "verify", "cache", "build")
+NAMES = ("start", "size", "tree", "merge", "debs", "verify", "cache", "container", "build")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ PACKAGE_OF_PROGRAM = {
     "dpkg-deb": "dpkg",
     "gpg": "gpg",
     "gpgv": "gpgv",
+    "skopeo": "skopeo",
 }
 
 

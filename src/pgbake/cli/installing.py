@@ -77,12 +77,12 @@ def provide_bundle(
     if own is not None and own.valid([bundle]) and not urls:
         gate = require_checked(app, bundle, "installed", unchecked=unchecked)
         if not dry_run:
-            _pull(app, machine, bundle, [f"local?root={app.store_root}"], unchecked=True)
+            take_bundle(app, machine, bundle, [f"local?root={app.store_root}"], unchecked=True)
             _bring_statements(app, machine, bundle)
         return gate.word
     if dry_run:
         return "unchecked"
-    _pull(app, machine, bundle, urls, unchecked=unchecked)
+    take_bundle(app, machine, bundle, urls, unchecked=unchecked)
     return require_checked(machine, bundle, "installed", unchecked=unchecked).word
 
 
@@ -115,7 +115,7 @@ def meant_bundle(
         if not app.has_project:
             raise ManifestError(
                 "no bundle is named, and there is no pgbake.toml here",
-                hint="name one: pgbake install NAME --from CACHE; or go to a project's directory",
+                hint="name one, as NAME --from CACHE; or go to a project's directory",
             )
         from pgbake.formats.system import host_system
 
@@ -161,7 +161,12 @@ def _newest(app: App, machine: App, name: str, urls: Sequence[str]) -> StorePath
     )
 
 
-def _pull(app: App, machine: App, bundle: StorePath, urls: Sequence[str], *, unchecked: bool) -> None:
+def take_bundle(app: App, machine: App, bundle: StorePath, urls: Sequence[str], *, unchecked: bool) -> None:
+    """Take a bundle from caches into a machine's store, with the statements about it.
+
+    :param urls: of the caches; none: the known ones.
+    :raises CacheError: no cache is known, or none has it.
+    """
     from pgbake.cache.pull import pull
     from pgbake.cache.statements import take_statements
     from pgbake.cli.caches import settings, substituters, tell_problems

@@ -47,6 +47,9 @@ COMMANDS = {
     "Packages for Debian": {
         "deb": "Make Debian packages of the bundle and of its extensions.",
     },
+    "Images": {
+        "image": "Make images of the bundle: containers.",
+    },
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",
         "pull": "Take the bundle, or any path, from binary caches.",

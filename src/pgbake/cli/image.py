@@ -1,0 +1,25 @@
+"""``pgbake image``: images of a bundle."""
+
+from __future__ import annotations
+
+import click
+
+from pgbake.cli.lazy import LazyGroup
+
+COMMANDS = {
+    "Containers": {
+        "container": "Make a container image of the bundle, or push it to a registry.",
+    },
+}
+
+
+@click.group(
+    "image",
+    cls=LazyGroup,
+    table=COMMANDS,
+    module="pgbake.cli.image_{}",
+    short_help="Make images of the bundle: containers.",
+    epilog="Example: pgbake image container --push registry.example.org/shop:15",
+)
+def command() -> None:
+    """Make images of a bundle: the same files that `pgbake install` puts on a machine, ready to run."""
