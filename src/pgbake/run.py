@@ -29,6 +29,8 @@ PACKAGE_OF_PROGRAM = {
     "gpgv": "gpgv",
     "skopeo": "skopeo",
 }
+#: Those that a machine may well do without -> what is not to be had then.
+OPTIONAL_PROGRAMS = {"skopeo": "pushing container images"}
 
 
 @dataclass(frozen=True, slots=True)

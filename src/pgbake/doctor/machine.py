@@ -16,7 +16,7 @@ from pgbake.doctor.finding import Finding, ok, problem, warning
 from pgbake.errors import PgbakeError
 from pgbake.formats.system import host_system
 from pgbake.inputs.apt import DEBIAN_KEYRING
-from pgbake.run import PACKAGE_OF_PROGRAM, run
+from pgbake.run import OPTIONAL_PROGRAMS, PACKAGE_OF_PROGRAM, run
 
 #: A compiler at work on PostgreSQL's largest files, and unpacking beside it, want as much (bytes).
 _MEMORY = 1_000_000_000
@@ -53,6 +53,9 @@ def examine_programs(path: str | None = None) -> Iterator[Finding]:
     for package in dict.fromkeys(PACKAGE_OF_PROGRAM.values()):
         if package in missing:
             programs = ", ".join(missing[package])
+            if uses := [OPTIONAL_PROGRAMS[name] for name in missing[package] if name in OPTIONAL_PROGRAMS]:
+                yield ok(package, f"not installed; only {' and '.join(uses)} needs it")
+                continue
             yield problem(package, f"not installed: {programs}", f"as root: apt-get install {package}")
         elif package == "bubblewrap":
             yield _bubblewrap(Path(str(shutil.which("bwrap", path=path))))
