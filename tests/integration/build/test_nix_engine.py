@@ -101,6 +101,8 @@ _CHANGES = re.compile(
     r"symlink(at)?|truncate|unlink(at)?|utime|utimes|utimensat|l?setxattr|l?removexattr)\(.*\"/nix/"
 )
 _WRITES = re.compile(r"^\d+ +(write|writev|pwrite64|pwritev|fallocate|fchmod|fchown|fsetxattr|ftruncate)\(\d+</nix/")
+#: SQLite makes root, whose they are, the owner of the files that readers and writers share.
+_NO_CHANGE = re.compile(r"\d+ +fchown\(\d+</nix/var/nix/db/db\.sqlite-(wal|shm)>, 0, 0\)")
 #: A reader of SQLite's opens this file so; that nothing is written to it is seen by the other calls.
 _OPENS = re.compile(
     r'\d+ +open(at)?\((AT_FDCWD(<[^>]*>)?, )?"/nix/(?!var/nix/db/db\.sqlite-wal)[^"]*", '
@@ -110,7 +112,7 @@ _OPENS = re.compile(
 
 def writes_to_nix(call: str) -> bool:
     """Whether a line of strace's is a call that would change something below /nix."""
-    return any(pattern.match(call) is not None for pattern in (_CHANGES, _WRITES, _OPENS))
+    return not _NO_CHANGE.match(call) and any(pattern.match(call) for pattern in (_CHANGES, _WRITES, _OPENS))
 
 
 def test_it_is_seen_when_something_is_written() -> None:
