@@ -35,6 +35,9 @@ from pgbake.files import read_hint, read_small_file
 from pgbake.formats.system import SYSTEMS
 from pgbake.toml import wrong_value
 
+#: What stands for the builders of Nix's own configuration.
+OF_NIX = "nix"
+
 #: Where a Nix that is told nothing else has its builders.
 NIX_MACHINES = Path("/etc/nix/machines")
 
@@ -165,9 +168,13 @@ def check_builders(file: Path, setting: BuildersSetting) -> None:
 def parse_machines(text: str, source: str) -> Builders:
     """Read builders as Nix writes them: lines, or parts between ``;``; ``@FILE`` stands for what a file holds.
 
+    ``nix`` alone means those of Nix's own configuration, and an empty text none.
+
     :param source: of the text, for messages.
     :raises ManifestError: a line means nothing, or a file cannot be read.
     """
+    if text.strip() == OF_NIX:
+        return Builders(None, source)
     return Builders(tuple(_machines(text, source, ())), source)
 
 

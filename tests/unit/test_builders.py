@@ -92,6 +92,7 @@ def test_lines_as_nix_has_them(tmp_path: Path) -> None:
 
 def test_none_is_an_answer_too() -> None:
     assert parse_machines("", "--builders").nix_settings == {"builders": ""}
+    assert parse_machines("nix", "--builders").nix_settings == {}
 
 
 @pytest.mark.parametrize(

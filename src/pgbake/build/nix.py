@@ -53,7 +53,7 @@ _FAILED_THERE = re.compile(r"build of '(?P<path>[^']+)' on '(?P<where>[^']+)' fa
 #: Before the path of a derivation that failed by itself, where it was built here.
 _OF_ONE = ("builder for", "Cannot build", "building of")
 _KEPT = re.compile(r"keeping build directory '([^']+)'")
-_RESTRICTED = re.compile(r"ignoring the (?:user-specified|client-specified) setting '(?P<name>[^']+)'")
+_RESTRICTED = re.compile(r"ignoring the (?:user|client)-specified setting 'builders'")
 #: How often a builder may be lost before that is an error, where it is not pgbake that names it.
 _MOST_LOSSES = 3
 _NOBODY = re.compile(r"unable to start any build|[Rr]equired system|required \(system, features\)|is required to build")
@@ -68,6 +68,10 @@ class _Running:
     machine: str = ""
     last: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_LINES))
     phase: str = "start"
+
+
+def _deaf(_told: Told) -> None:
+    """Heed nothing of it."""
 
 
 class NixEngine:
@@ -190,27 +194,29 @@ class NixEngine:
         self._store.add_text(path, derivation.to_aterm(), derivation.references, derivation.output_paths)
 
     def _configure(self, connection: Connection, *, keep_going: bool) -> None:
-        settings = dict(self._settings)
-        if connection.trusted is False and not settings.get("builders"):
-            settings.pop("builders", None)  # then those of Nix's own configuration are all that there is
-        ignored: list[str] = []
+        refused = connection.trusted is False
+        if connection.trusted is None:
 
-        def listen(told: Told) -> None:
-            if isinstance(told, Message) and (found := _RESTRICTED.search(told.text)):
-                ignored.append(found["name"])
+            def listen(told: Told) -> None:
+                nonlocal refused
+                refused |= isinstance(told, Message) and _RESTRICTED.search(told.text) is not None
 
-        if connection.trusted is False and "builders" in settings:
-            ignored.append("builders")
-        else:
-            connection.set_options(
-                settings, keep_going=keep_going, keep_failed=self._options.keep_failed, cores=self._cores,
-                max_silent=int(self._options.max_silent or 0), tell=listen,
-            )  # fmt: skip
-        if "builders" in ignored:
+            self._set_options(connection, keep_going, listen, talkative=True)
+        # None at all may be chosen by everybody.
+        if refused and self._settings.get("builders"):
             raise HostError(
                 "Nix's daemon does not let you choose builders: you are no trusted user",
-                hint="let trusted-users in nix.conf name you; or build on those that Nix itself has: --builders ''",
+                hint="let trusted-users in nix.conf name you; or build on those that Nix itself has: --builders nix",
             )
+        self._set_options(connection, keep_going)
+
+    def _set_options(
+        self, connection: Connection, keep_going: bool, tell: Callable[[Told], None] = _deaf, talkative: bool = False
+    ) -> None:
+        connection.set_options(
+            self._settings, keep_going=keep_going, keep_failed=self._options.keep_failed, cores=self._cores,
+            max_silent=int(self._options.max_silent or 0), tell=tell, talkative=talkative,
+        )  # fmt: skip
 
     # --- what Nix tells ---------------------------------------------------------------------------
 

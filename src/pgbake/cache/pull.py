@@ -143,7 +143,7 @@ class Puller:
             finally:
                 for path, (_, locks) in unpacked.items():
                     if not self.store.valid([path]):  # what it needs did not come
-                        remove_tree(self.store.physical(path))
+                        self.store.discard(path)
                     locks.close()
         return brought
 

@@ -166,7 +166,8 @@ def builders_option(**more: Any) -> Callable[[Callable[..., Any]], Callable[...,
     return click.option(
         "--builders",
         metavar="MACHINES",
-        help="Where Nix builds: lines of its machines file, parted by ;, or @FILE [default: the manifest's].",
+        help="Where Nix builds: lines of its machines file, parted by ;, or @FILE; nix: where its own configuration "
+        "says [default: the manifest's].",
         **more,
     )
 

@@ -225,11 +225,12 @@ class Connection:
         cores: int,
         max_silent: int,
         tell: Callable[[Told], None] = _ignore,
+        talkative: bool = False,
     ) -> None:
         """Say how builds of this connection are made.
 
         :param settings: of Nix's configuration, over the daemon's own; it passes over what this user may not set, and
-            says so.
+            says so to ``tell``: some versions only if ``talkative``.
         :param cores: for each build, as ``NIX_BUILD_CORES``; 0 means all.
         :param max_silent: seconds without output after which a build is stopped; 0: never.
         """
@@ -237,7 +238,8 @@ class Connection:
         # build hook, verbose builds, two obsolete ones, cores, substitutes.
         others = dict(settings)
         jobs = int(others.pop("max-jobs", 1))  # which everybody may choose
-        numbers = (int(keep_failed), int(keep_going), 0, 3, jobs, max_silent, 1, 0, 0, 0, cores, 1)
+        verbosity = 6 if talkative else 3
+        numbers = (int(keep_failed), int(keep_going), 0, verbosity, jobs, max_silent, 1, 0, 0, 0, cores, 1)
         self._ask(_SET_OPTIONS, *numbers, len(others), *[word for pair in others.items() for word in pair], tell=tell)
 
     def add(
@@ -270,7 +272,7 @@ class Connection:
     def add_nar(self, info: PathInfo, dump: Callable[[Callable[[Any], object]], object]) -> None:
         """Add a path with what is known of it; all that it refers to is there.
 
-        Nix looks at the signatures itself where this user is not trusted.
+        Signatures are not to be looked at once more; where this user is not trusted, Nix does all the same.
 
         :param dump: writes its NAR.
         :raises StoreError: Nix refuses it.
@@ -279,7 +281,7 @@ class Connection:
         try:
             self._ask(
                 _ADD_NAR, str(info.path), str(info.deriver or ""), info.nar_sha256.hex(), len(references), *references,
-                0, info.nar_size, 0, len(info.signatures), *info.signatures, info.ca or "", 0, int(bool(self.trusted)),
+                0, info.nar_size, 0, len(info.signatures), *info.signatures, info.ca or "", 0, 1,
                 body=lambda: self._frames(dump),
             )  # fmt: skip
         except DaemonError as error:

@@ -398,6 +398,10 @@ class LocalStore:
         finally:
             remove_tree(staging)
 
+    def discard(self, path: StorePath) -> None:
+        """Remove what :meth:`receive` unpacked, and nobody registers; the caller has locked the path."""
+        remove_tree(self.physical(path))
+
     def register(
         self, infos: Iterable[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]] | None = None
     ) -> None:

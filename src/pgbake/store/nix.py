@@ -157,6 +157,13 @@ class NixStore(LocalStore):
         with self._refreshing:
             self._received[path] = directory
 
+    def discard(self, path: StorePath) -> None:
+        """Remove what :meth:`receive` unpacked, and Nix was not given or did not take."""
+        with self._refreshing:
+            directory = self._received.pop(path, None)
+        if directory is not None:
+            remove_tree(directory)
+
     def register(
         self, infos: Iterable[PathInfo], outputs: Mapping[StorePath, Mapping[str, StorePath]] | None = None
     ) -> None:

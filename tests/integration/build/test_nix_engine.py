@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,6 +13,7 @@ import pytest
 
 from pgbake.bundle.merge import Bundle
 from pgbake.formats import base32
+from pgbake.formats.keys import SecretKey
 from pgbake.store.local import LocalStore
 from tests.integration.build.test_failures import change_numeral
 from tests.nixhost import NixHost, forget
@@ -101,6 +104,8 @@ _CHANGES = re.compile(
     r"symlink(at)?|truncate|unlink(at)?|utime|utimes|utimensat|l?setxattr|l?removexattr)\(.*\"/nix/"
 )
 _WRITES = re.compile(r"^\d+ +(write|writev|pwrite64|pwritev|fallocate|fchmod|fchown|fsetxattr|ftruncate)\(\d+</nix/")
+#: SQLite makes root, whose they are, the owner of the files that readers and writers share.
+_NO_CHANGE = re.compile(r"\d+ +fchown\(\d+</nix/var/nix/db/db\.sqlite-(wal|shm)>, 0, 0\)")
 #: A reader of SQLite's opens this file so; that nothing is written to it is seen by the other calls.
 _OPENS = re.compile(
     r'\d+ +open(at)?\((AT_FDCWD(<[^>]*>)?, )?"/nix/(?!var/nix/db/db\.sqlite-wal)[^"]*", '
@@ -110,7 +115,7 @@ _OPENS = re.compile(
 
 def writes_to_nix(call: str) -> bool:
     """Whether a line of strace's is a call that would change something below /nix."""
-    return any(pattern.match(call) is not None for pattern in (_CHANGES, _WRITES, _OPENS))
+    return not _NO_CHANGE.match(call) and any(pattern.match(call) for pattern in (_CHANGES, _WRITES, _OPENS))
 
 
 def test_it_is_seen_when_something_is_written() -> None:
@@ -160,3 +165,52 @@ def test_checks_run_again(host: NixHost, project: TestProject) -> None:
     (uses / "pgvector.sql").write_text(f"-- {uuid4()}\nSELECT '[1,2]'::vector <-> '[1,3]' = 2;\n")
     failed = host.pgbake(project, "check", "smoke/pgvector", check=False)
     assert failed.returncode == 1 and "1 of 1 check failed: smoke/pgvector" in failed.stderr
+
+
+def test_what_it_pushed_is_pulled_into_it(host: NixHost, project: TestProject, bundle: Bundle, tmp_path: Path) -> None:
+    """By root, without a daemon; the signatures come along."""
+    goal = bundle.by_name()["numeral"]
+    out = goal.outputs["out"].path
+    before = host.oracle.run("nix-store", "-q", "--hash", out).stdout
+    cache, key = (tmp_path / "cache").as_uri(), SecretKey("engine-1", bytes(range(32)))
+    secret = {"PGBAKE_SECRET_KEY": key.export()}
+    host.pgbake(project, "push", "--unchecked", "--to", cache, out, environment=secret)
+    forget(host.oracle, *map(str, goal.output_paths.values()))
+    manifest = project.directory / "pgbake.toml"
+    manifest.write_text(f'{manifest.read_text()}\n[trust]\nkeys = ["{key.public}"]\nstatements = []\n')
+    host.pgbake(project, "pull", "--from", cache, "--no-link", out)
+    assert host.oracle.run("nix-store", "-q", "--hash", out).stdout == before
+    trusting = ("--option", "trusted-public-keys", str(key.public))
+    host.oracle.run("nix", "store", "verify", "--no-contents", *trusting, out)
+
+
+def test_a_pull_that_breaks_leaves_nothing(host: NixHost, project: TestProject, bundle: Bundle, tmp_path: Path) -> None:
+    goal = bundle.by_name()["numeral"]
+    out = goal.output_paths["out"]
+    cache = tmp_path / "cache"
+    host.pgbake(project, "push", "--unchecked", "--to", cache.as_uri(), str(out))
+    (narinfo,) = cache.glob(f"{out.basename[:32]}.narinfo")
+    (name,) = re.findall(r"^URL: (.*)$", narinfo.read_text(), re.MULTILINE)
+    nar = cache / name
+    nar.write_bytes(nar.read_bytes()[:-40])
+    forget(host.oracle, *map(str, goal.output_paths.values()))
+    args = ("pull", "--from", cache.as_uri(), "--no-link", "--no-check-sigs", str(out))
+    done = host.pgbake(project, *args, check=False, environment={"TMPDIR": str(tmp_path)})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert not host.oracle.on_disk(str(out)).exists() and not list(tmp_path.glob("pgbake-*"))
+
+
+def test_without_it_nothing_of_it_is_needed(apart: TestProject, bundle: Bundle, tmp_path: Path) -> None:
+    """The local engine starts no program of Nix's, and looks for no daemon."""
+    uses = apart.directory / "tests/uses"
+    uses.mkdir(parents=True)
+    (uses / "numeral.sql").write_text(f"-- {uuid4()}\nSELECT 'one'::numeral + 'one'::numeral = 'two'::numeral;\n")
+    trace = tmp_path / "trace"
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-e", "trace=execve,connect", "-o", trace, sys.executable, "-m", "pgbake",
+         "-C", apart.directory, "check", "smoke/numeral"],
+        env=apart.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    calls = trace.read_text()
+    assert "execve(" in calls and not re.search(r'execve\("[^"]*/nix(-[a-z]+)?"|daemon-socket', calls)
