@@ -195,7 +195,12 @@ def save_lock(lock: Lock, file: Path) -> None:
 
 def render_lock(lock: Lock) -> str:
     """Return the lock's text: sorted, one line for each pin and for each name in a list."""
-    return _render(msgspec.to_builtins(lock), 0) + "\n"
+    return render_pins(msgspec.to_builtins(lock))
+
+
+def render_pins(value: object) -> str:
+    """Return the text of a lock's builtins: sorted, one line for each pin and for each name in a list."""
+    return _render(value, 0) + "\n"
 
 
 class _Version(msgspec.Struct):

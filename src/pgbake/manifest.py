@@ -41,6 +41,10 @@
     [settings]                          # PostgreSQL's, for servers started from the bundle
     work_mem = "16MB"
 
+    [image]                             # of machines, see `pgbake image`
+    packages = ["htop"]                 # Debian's, beyond what such an image has
+    size = "8GB"                        # of its disk, which grows with the machine's
+
 ``max_closure = "260MB"`` at the top sets a budget: `pgbake build` fails where the bundle's closure is larger.
 """
 
@@ -118,6 +122,22 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     repository: tuple[Repository, ...] = ()
 
 
+class ImageSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the manifest says of images of machines.
+
+    :param packages: of Debian's, beyond those that every image has.
+    :param size: of the disk, as people write it.
+    """
+
+    packages: tuple[str, ...] = ()
+    size: str = "4GB"
+
+    @property
+    def bytes(self) -> int:
+        """The size of the disk in bytes."""
+        return parse_size(self.size) or 0
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A parsed manifest."""
 
@@ -131,6 +151,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licences: Licences = Licences()
     max_closure: str | None = None
     settings: dict[str, str | int | float | bool] = {}
+    image: ImageSetting = ImageSetting()
     cache: tuple[CacheSetting, ...] = ()
     trust: TrustSetting = TrustSetting()
     builders: BuildersSetting = BuildersSetting()
@@ -188,6 +209,8 @@ def load_manifest(file: Path) -> Manifest:
         )
     if manifest.max_closure is not None and not manifest.closure_budget:
         raise wrong_value(file, "max_closure", f'"{manifest.max_closure}" is no size', SIZE_FORM)
+    if not parse_size(manifest.image.size):
+        raise wrong_value(file, "size", f'"{manifest.image.size}" is no size', SIZE_FORM, manifest.image.size)
     for url in manifest.platform.crates:
         if not re.fullmatch(r"(https?|file)://\S+", url):
             raise wrong_value(file, "crates", f'"{url}" is not a URL', "write it as https://HOST/crates", url)

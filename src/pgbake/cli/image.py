@@ -7,6 +7,10 @@ import click
 from pgbake.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "Machines": {
+        "lock": "Pin the packages of machine images.",
+        "stage1": "Make a machine's tree with everything but the bundle.",
+    },
     "Containers": {
         "container": "Make a container image of the bundle, or push it to a registry.",
     },
@@ -18,7 +22,7 @@ COMMANDS = {
     cls=LazyGroup,
     table=COMMANDS,
     module="pgbake.cli.image_{}",
-    short_help="Make images of the bundle: containers.",
+    short_help="Make images of the bundle: machines and containers.",
     epilog="Example: pgbake image container --push registry.example.org/shop:15",
 )
 def command() -> None:

@@ -139,7 +139,9 @@ class AptRoot:
                         if not bases:
                             raise self._unusable(suite, refused)
 
-    def resolve(self, names: Iterable[str], assumed: Iterable[Assumed] = ()) -> dict[str, Pin]:
+    def resolve(
+        self, names: Iterable[str], assumed: Iterable[Assumed] = (), *, essential: bool = False
+    ) -> dict[str, Pin]:
         """Return pins of the packages and of all that they depend on, as apt would install them.
 
         Recommended packages are left out, and so are essential ones that nothing names. The result is
@@ -148,6 +150,7 @@ class AptRoot:
         :param names: each as a Depends field has it but for brackets: ``NAME``, ``NAME=VERSION`` (a glob such as
             ``1.2*``), or ``NAME | OTHER``, of which the first that the suites have is taken.
         :param assumed: packages that count as installed: they and what they depend on are left out.
+        :param essential: take the essential packages as well, as a machine has them.
         :raises InputError: a package is unknown (near names are offered), or the set cannot be installed
             together (apt's own words are the detail).
         """
@@ -155,6 +158,8 @@ class AptRoot:
         if not wanted:
             return {}
         options = self._assuming(tuple(assumed))
+        if essential:
+            wanted = ["?essential", *wanted]  # a pattern of apt's, see apt-patterns(7)
         done = self._query("apt-get", *options, "install", "--print-uris", "--yes", "-q", "--", *wanted, check=False)
         if done.status != 0:
             raise InputError(

@@ -19,7 +19,7 @@ import msgspec
 
 from pgbake.toml import load_toml
 
-Scope = Literal["machine", "default", "major", "cluster"]
+Scope = Literal["machine", "default", "major", "cluster", "image"]
 Kind = Literal["directory", "link", "file"]
 
 _DIRECTORY = Path(str(resources.files("pgbake"))) / "machine"
@@ -161,16 +161,26 @@ def render(majors: Iterable[int], clusters: Iterable[Cluster], default: int | No
         "major": [(major, {"major": str(major)}) for major in majors],
         "cluster": [(cluster.major, _values(cluster)) for cluster in sorted(clusters)],
     }
+    parts = _parts(rows, places)
+    made = [part for part in parts if part.runtime]
+    return Rendered(rows.group, rows.user, tuple(_written(part, rows, made) for part in parts))
+
+
+def render_image() -> tuple[Part, ...]:
+    """Return what an image of a machine has, beside what Debian's packages and an installed bundle bring."""
+    return tuple(_parts(definition(), {"image": [(None, {})]}))
+
+
+def _parts(rows: Definition, places: Mapping[Scope, Sequence[tuple[int | None, Mapping[str, str]]]]) -> list[Part]:
     parts: list[Part] = []
     kinds: tuple[tuple[Kind, tuple[Row, ...]], ...] = (
         ("directory", rows.directory), ("file", rows.file), ("link", rows.link),
     )  # fmt: skip
     for kind, found in kinds:
         for row in found:
-            for major, values in places[row.scope]:
+            for major, values in places.get(row.scope, ()):
                 parts += [_part(kind, row, major, {**values, "each": each}) for each in row.each or ("",)]
-    made = [part for part in parts if part.runtime]
-    return Rendered(rows.group, rows.user, tuple(_written(part, rows, made) for part in parts))
+    return parts
 
 
 def _values(cluster: Cluster) -> dict[str, str]:

@@ -1,0 +1,163 @@
+"""The lock of images, ``pgbake-image.lock``: Debian's packages of a machine's image, and those that it is made with.
+
+It lies beside ``pgbake.lock``, in the same form: JSON with one line for each pin::
+
+    {
+      "version": 1,
+      "platform": {"suite": "bookworm", "security": true, "updates": true},
+      "wants": [..],                        packages that were asked for; the rest followed by Depends
+      "systems": {
+        "x86_64-linux": {
+          "packages": {"bash": {"version": "5.2.15-2+b2", "path": .., "size": .., "sha256": ".."}},
+          "workshop": {..}                  the programs that images are made with
+        }
+      }
+    }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from pgbake.available import platform_suites
+from pgbake.errors import InputError, LockError
+from pgbake.events import Sink, task
+from pgbake.files import read_hint, read_small_file, write_whole
+from pgbake.formats.system import SYSTEMS, System
+from pgbake.inputs.apt import AptRoot
+from pgbake.inputs.mirrors import Mirrors
+from pgbake.inputs.pins import Pin
+from pgbake.lock import PlatformLock, render_pins
+from pgbake.manifest import Manifest
+from pgbake.toml import load_toml
+
+IMAGE_LOCK_NAME = "pgbake-image.lock"
+_VERSION = 1
+_LARGEST = 10_000_000  # bytes
+
+
+class Packages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file ``packages.toml``: see there."""
+
+    machine: tuple[str, ...]
+    workshop: tuple[str, ...]
+    kernel: dict[str, str]
+
+
+class ImageSystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The pins of one system."""
+
+    packages: dict[str, Pin]
+    workshop: dict[str, Pin]
+
+
+class ImageLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A parsed lock of images."""
+
+    version: int
+    platform: PlatformLock
+    wants: tuple[str, ...]
+    systems: dict[str, ImageSystem]
+
+
+@cache
+def packages() -> Packages:
+    """Read which packages images have."""
+    return load_toml(Path(str(resources.files("pgbake"))) / "image/packages.toml", Packages)
+
+
+def wants(manifest: Manifest) -> tuple[str, ...]:
+    """Return the packages that a manifest's images are to have, without the kernel, sorted."""
+    return tuple(sorted({*packages().machine, *manifest.image.packages}))
+
+
+def load_image_lock(file: Path, manifest: Manifest) -> ImageLock:
+    """Read the lock of images.
+
+    :raises LockError: it is missing, damaged, of another version, or made for another manifest.
+    """
+    hint = "make it with `pgbake image lock`"
+    try:
+        lock = msgspec.json.decode(read_small_file(file, _LARGEST), type=ImageLock)
+    except FileNotFoundError:
+        raise LockError(f"there is no {file}", hint=hint) from None
+    except OSError as error:
+        raise LockError(f"cannot read {file}: {error.strerror}", hint=read_hint(error, file)) from error
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise LockError(f"{file} is damaged: {error}", hint=f"take it from version control, or {hint}") from None
+    if lock.version != _VERSION:
+        raise LockError(f"{file} has version {lock.version}; this pgbake writes version {_VERSION}", hint=hint)
+    if lock.wants != wants(manifest) or lock.platform != _platform(manifest):
+        raise LockError(f"{file} does not fit the manifest any more", hint="run `pgbake image lock`")
+    return lock
+
+
+def save_image_lock(lock: ImageLock, file: Path) -> None:
+    """Write the lock, atomically and to disk.
+
+    :raises LockError: it cannot be written.
+    """
+    try:
+        write_whole(file, render_pins(msgspec.to_builtins(lock)).encode())
+    except OSError as error:
+        raise LockError(f"cannot write {file}: {error.strerror}") from error
+
+
+def resolve_image(manifest: Manifest, mirrors: Callable[[], Mirrors], cache: Path, report: Sink) -> ImageLock:
+    """Pin what a manifest's images are made of today.
+
+    :param cache: directory for apt's indexes.
+    :raises InputError: a package is unknown, or they cannot be installed together.
+    """
+    systems: dict[str, ImageSystem] = {}
+    # Debian's alone: other repositories are for extensions, which images have from the bundle.
+    suites = tuple(suite for suite in platform_suites(manifest.platform, Path()) if suite.keyring is None)
+    for name in manifest.platform.systems:
+        if name not in packages().kernel:
+            continue
+        system = SYSTEMS[name]
+        with task(report, f"image:{name}", "resolve", f"packages of images for {name}"):
+            apt = AptRoot(cache / "apt", suites, system.debian, mirrors())
+            apt.update()
+            pins = apt.resolve((*wants(manifest), packages().kernel[name]), essential=True)
+            systems[name] = ImageSystem(pins, apt.resolve(packages().workshop))
+    if not systems:
+        known = ", ".join(packages().kernel)
+        raise InputError(f"images are made for {known}", hint=f'name one of these in [platform] systems: "{known}"')
+    return ImageLock(_VERSION, _platform(manifest), wants(manifest), systems)
+
+
+def pins_of(lock: ImageLock, system: System) -> ImageSystem:
+    """Return a system's pins.
+
+    :raises LockError: it has none.
+    """
+    if system.name not in lock.systems:
+        raise LockError(
+            f"the lock of images has no packages for {system.name}",
+            hint="name it in [platform] systems of the manifest and run `pgbake image lock`",
+        )
+    return lock.systems[system.name]
+
+
+def moved(before: ImageLock | None, after: ImageLock) -> Mapping[str, tuple[str | None, str | None]]:
+    """Return which packages of images moved: name to version before and after."""
+
+    def versions(lock: ImageLock | None) -> dict[str, str]:
+        parts = {} if lock is None else lock.systems
+        return {
+            f"{system} {name}": pin.version for system, part in parts.items() for name, pin in part.packages.items()
+        }  # fmt: skip
+
+    old, new = versions(before), versions(after)
+    return {name: (old.get(name), new.get(name)) for name in sorted(old | new) if old.get(name) != new.get(name)}
+
+
+def _platform(manifest: Manifest) -> PlatformLock:
+    platform = manifest.platform
+    return PlatformLock(platform.suite, platform.security, platform.updates)

@@ -1,0 +1,191 @@
+"""Stage 1: a machine's tree with everything but the bundle, made by mmdebstrap of pinned packages, and kept.
+
+It depends on the packages, the workshop and the files of the machine definition that images have, and on nothing else:
+so it is made again only when one of these changes, and two machines make the same bytes. On disk, below the
+directory of images::
+
+    stage1-KEY/root.tar        the tree
+    stage1-KEY/packages        its packages: name, version, architecture, one a line
+    stage1-KEY/stage1.json     what it was made of, and the sha256 of root.tar; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pgbake.errors import StoreError, host_error
+from pgbake.events import PhaseChanged, Sink, task
+from pgbake.files import write_whole
+from pgbake.formats.system import System
+from pgbake.image import tree
+from pgbake.image.lock import ImageLock, pins_of
+from pgbake.image.workshop import Workshop
+from pgbake.inputs.fetch import fetch
+from pgbake.inputs.mirrors import Mirrors
+from pgbake.inputs.pins import Pin
+from pgbake.machine.apply import Machine
+from pgbake.machine.definition import Part, render_image
+from pgbake.run import run
+from pgbake.store.local import remove_tree
+from pgbake.store.locks import path_lock
+from pgbake.store.locks import silent as silent_wait
+
+#: Changes with every change of how the tree is made.
+STAGE1_VERSION = 1
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The file ``stage1.json``.
+
+    :param sha256: of the packed tree.
+    """
+
+    version: int
+    key: str
+    suite: str
+    system: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage1:
+    """A stage 1 as it is to be, or is."""
+
+    directory: Path
+    suite: str
+    system: System
+    pins: Mapping[str, Pin]
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, images: Path, lock: ImageLock, system: System) -> Stage1:
+        """Return what a lock means.
+
+        :param images: the directory of images.
+        :raises LockError: the lock has no packages for the system.
+        """
+        pins = pins_of(lock, system)
+        parts = render_image()
+        words = [
+            str(STAGE1_VERSION), lock.platform.suite, system.name,
+            *(f"{name} {pin.sha256}" for part in (pins.packages, pins.workshop) for name, pin in sorted(part.items())),
+            *(f"{part.path} {part.mode:o} {part.target} {hashlib.sha256(part.content).hexdigest()}" for part in parts),
+        ]  # fmt: skip
+        key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
+        return cls(images / f"stage1-{key}", lock.platform.suite, system, pins.packages, parts)
+
+    @property
+    def key(self) -> str:
+        """What all that it is made of comes to: 32 hexadecimal digits."""
+        return self.directory.name.removeprefix("stage1-")
+
+    @property
+    def tar(self) -> Path:
+        """The packed tree."""
+        return self.directory / "root.tar"
+
+    @property
+    def record(self) -> Record | None:
+        """What is told of it; None where it is not made yet.
+
+        :raises StoreError: that is damaged.
+        """
+        file = self.directory / "stage1.json"
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=Record)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise StoreError(f"{file} is damaged: {error}", hint=f"delete {self.directory} and make it anew") from None
+
+    def make(self, workshop: Workshop, mirrors: Mirrors, downloads: Path, report: Sink) -> Record:
+        """Make it, where it is not there; return what is told of it.
+
+        Whoever is killed meanwhile leaves a directory ``.new``, which the next one removes.
+
+        :raises PgbakeError: a package cannot be had or installed, or the disk is full.
+        """
+        if (record := self.record) is not None:
+            return record
+        with path_lock(self.directory, silent_wait):
+            if (record := self.record) is not None:
+                return record
+            debs = fetch(self.pins, mirrors, downloads, report)
+            bench = self.directory.with_name(f"{self.directory.name}.new")
+            try:
+                remove_tree(bench)
+                bench.mkdir(parents=True)
+                with task(report, "stage1", "pack", f"stage 1 of {len(debs)} packages"):
+                    record = self._make(workshop, bench, debs, report)
+                remove_tree(self.directory)
+                bench.rename(self.directory)
+            except OSError as error:
+                raise host_error(error, f"cannot make {self.directory}") from error
+            return record
+
+    def _make(self, workshop: Workshop, bench: Path, debs: Mapping[str, Path], report: Sink) -> Record:
+        report(PhaseChanged("stage1", "install"))
+        repository = bench / "repository"
+        self._lay_out(repository, debs)
+        names = ",".join(sorted(debs))
+        root = bench / "root"
+        workshop.run(
+            [
+                "mmdebstrap", "--mode=root", "--variant=custom", f"--include={names}", "--format=directory",
+                # What is flushed to disk is the packed tree, and not each of its files.
+                "--dpkgopt=force-unsafe-io", "--quiet", self.suite, "/build/root",
+                "deb [trusted=yes] copy:///run/repository ./",
+            ],
+            bench, {repository: "/run/repository"},
+        )  # fmt: skip
+        remove_tree(repository)
+        report(PhaseChanged("stage1", "configure"))
+        (root / "etc/apt/sources.list").write_text("# See sources.list(5); cloud-init may write this file.\n")
+        machine = Machine(root, bench / "unused")
+        for part in self.parts:
+            machine.make(part)
+        tree.tidy(root)
+        report(PhaseChanged("stage1", "pack"))
+        write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
+        tree.pack(workshop, bench)
+        remove_tree(root)
+        with (bench / "root.tar").open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        record = Record(STAGE1_VERSION, self.key, self.suite, self.system.name, digest)
+        write_whole(bench / "stage1.json", msgspec.json.encode(record))
+        return record
+
+    def _lay_out(self, repository: Path, debs: Mapping[str, Path]) -> None:
+        """Lay packages out as a repository that apt reads: its index says what the pins say."""
+        pool = repository / "pool"
+        pool.mkdir(parents=True)
+        paragraphs = []
+        for name, deb in sorted(debs.items()):
+            pin = self.pins[name]
+            try:
+                os.link(deb, pool / pin.filename)
+            except OSError:  # another disk
+                shutil.copyfile(deb, pool / pin.filename)
+            control = run(["dpkg-deb", "--field", str(deb)], sandbox="host").stdout.strip("\n")
+            paragraphs.append(f"{control}\nFilename: pool/{pin.filename}\nSize: {pin.size}\nSHA256: {pin.sha256}\n")
+        (repository / "Packages").write_text("\n".join(paragraphs))
+
+
+def installed(root: Path) -> Iterable[str]:
+    """Return the packages of a tree as dpkg has them: ``NAME VERSION ARCHITECTURE``, sorted."""
+    text = (root / "var/lib/dpkg/status").read_text(errors="replace")
+    found = []
+    for paragraph in text.split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Version|Architecture|Status): (.*)$", paragraph, re.MULTILINE))
+        if fields.get("Status", "").endswith(" installed"):
+            found.append(f"{fields['Package']} {fields['Version']} {fields['Architecture']}")
+    return sorted(found)
