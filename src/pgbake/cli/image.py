@@ -10,6 +10,7 @@ COMMANDS = {
     "Machines": {
         "lock": "Pin the packages of machine images.",
         "stage1": "Make a machine's tree with everything but the bundle.",
+        "stage2": "Install the bundle into stage 1: a tree, and disks.",
     },
     "Containers": {
         "container": "Make a container image of the bundle, or push it to a registry.",

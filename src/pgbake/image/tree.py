@@ -22,6 +22,8 @@ _LEFT = (
 )  # fmt: skip
 #: Empty files that programs expect: who logged in, and when.
 _ACCOUNTING = ("btmp", "faillog", "lastlog", "wtmp")
+#: Not a log.
+_EXPLANATION = "README"
 #: The beginnings of files that hold a secret key.
 _KEYS = (
     b"-----BEGIN OPENSSH PRIVATE KEY",
@@ -39,12 +41,11 @@ def tidy(root: Path) -> None:
     for pattern in _LEFT:
         for place in root.glob(pattern):
             _remove(place)
-    for place in sorted((root / "var/log").rglob("*")):
-        if place.is_file() and not place.is_symlink():
-            if place.name in _ACCOUNTING:
-                os.truncate(place, 0)
-            else:
-                place.unlink()
+    for place in _logs(root):
+        if place.name in _ACCOUNTING:
+            os.truncate(place, 0)
+        else:
+            place.unlink()
     (root / "etc/machine-id").write_bytes(b"")
 
 
@@ -53,8 +54,8 @@ def leftovers(root: Path) -> Iterator[str]:
     for pattern in _LEFT:
         for place in sorted(root.glob(pattern)):
             yield f"/{place.relative_to(root)}: left by a boot, a login or the making of the image"
-    for place in sorted((root / "var/log").rglob("*")):
-        if place.is_file() and place.stat().st_size:
+    for place in _logs(root):
+        if place.stat().st_size:
             yield f"/{place.relative_to(root)}: a log with something in it"
     identity = below(root, "/etc/machine-id")
     if not identity.exists() or identity.stat().st_size:
@@ -66,6 +67,13 @@ def leftovers(root: Path) -> Iterator[str]:
                 if _holds_key(place):
                     yield f"/{place.relative_to(root)}: a secret key"
     yield from _passwords(root)
+
+
+def _logs(root: Path) -> Iterator[Path]:
+    """Yield the files below ``/var/log``, links and what explains them left out."""
+    for place in sorted((root / "var/log").rglob("*")):
+        if place.is_file() and not place.is_symlink() and place.name != _EXPLANATION:
+            yield place
 
 
 def _holds_key(place: Path) -> bool:
@@ -116,8 +124,8 @@ def unpack(workshop: Workshop, tar: Path, bench: Path, name: str = "root") -> Pa
     tree = bench / name
     tree.mkdir(mode=0o755)
     workshop.run(
-        ["tar", "--extract", "--file=/mnt/root.tar", "--numeric-owner", "--same-owner", "--preserve-permissions",
+        ["tar", "--extract", "--file=/run/root.tar", "--numeric-owner", "--same-owner", "--preserve-permissions",
          "--xattrs", "--xattrs-include=*", f"--directory={name}"],
-        bench, {tar: "/mnt/root.tar"},
+        bench, {tar: "/run/root.tar"},
     )  # fmt: skip
     return tree

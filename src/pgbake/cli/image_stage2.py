@@ -1,0 +1,108 @@
+"""``pgbake image stage2``: stage 1 with the bundle, as a tree and as a disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgbake.cli.app import App, json_option, pass_app
+
+if TYPE_CHECKING:
+    from pgbake.image.disk import Format
+
+
+@click.command(
+    "stage2",
+    short_help="Install the bundle into stage 1: a tree, and disks.",
+    epilog="""\b
+Examples:
+  pgbake image stage2                                      the manifest's bundle; a tree
+  pgbake image stage2 --disk qcow2                         and a disk that boots by UEFI and BIOS
+  pgbake image stage2 shop --from https://cache.example.org --disk raw --disk vmdk""",
+)
+@click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
+@click.option("--from", "urls", multiple=True, metavar="URL", help="Cache to take from [default: the known ones].")
+@click.option(
+    "--disk", "forms", multiple=True, type=click.Choice(["raw", "qcow2", "vmdk", "vhd"]),
+    help="Write a disk in this form, too; may be given several times.",
+)  # fmt: skip
+@click.option("--cluster", default="main", show_default=True, metavar="NAME", help="Cluster of the machine.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5432, show_default=True, help="Its port.")
+@click.option("--unchecked", is_flag=True, help="Take a bundle whose checks have not passed, too.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@json_option
+@pass_app
+def command(
+    app: App,
+    bundle: str | None,
+    urls: tuple[str, ...],
+    forms: tuple[Format, ...],
+    cluster: str,
+    port: int,
+    unchecked: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make the tree of a machine with the bundle installed, and disks of it; stage 1 is made where it is not kept.
+
+    The bundle comes from the store or the caches, with the signatures and checks that are demanded; nothing is built.
+    The tree is never booted: no machine id, no host key, no log is in it, and a scan proves that. The first boot makes
+    the data directory. The same stage 1 and bundle give the same bytes.
+    """
+    from pgbake.cli.imaging import image_lock, images_dir, made_stage1, workshop
+    from pgbake.cli.installing import meant_bundle
+    from pgbake.formats.system import host_system
+    from pgbake.image.stage1 import Stage1
+    from pgbake.image.stage2 import Stage2
+
+    lock = image_lock(app)
+    path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
+    first = Stage1.of(images_dir(), lock, host_system())
+    told = first.record
+    if dry_run:
+        stage = None if told is None else Stage2.of(images_dir(), first, told, path)
+        kept = stage is not None and stage.record is not None
+        answer: dict[str, Any] = {"dry-run": True, "bundle": str(path), "stage1-kept": told is not None, "kept": kept}
+        if as_json:
+            app.say_json(answer)
+        else:
+            app.say(f"stage 1 {first.key} {'would be made' if told is None else 'is kept'}")
+            app.say(f"stage 2 of {path} {'is kept' if kept else 'would be made'}")
+        return
+    first, told = made_stage1(app, lock, host_system())
+    tools = workshop(app, lock)
+    stage = Stage2.of(images_dir(), first, told, path)
+    with app.reporting() as report:
+        stage.make(tools, told, lambda root: _install(app, path, urls, root, cluster, port, unchecked), report)
+        disks = stage.disks(tools, app.project.manifest.image.bytes, forms, report) if forms else []
+    if as_json:
+        app.say_json(
+            {
+                "dry-run": False, "bundle": str(path), "key": stage.key, "tree": str(stage.root),
+                "disks": [str(disk) for disk in disks],
+            }
+        )  # fmt: skip
+        return
+    app.say(str(stage.root))
+    for disk in disks:
+        app.say(str(disk))
+
+
+def _install(
+    app: App, bundle: Any, urls: tuple[str, ...], root: Path, cluster: str, port: int, unchecked: bool
+) -> None:
+    """Install the bundle into a tree; see `pgbake install --root`."""
+    from pgbake.cli.installing import installation, on_machine, provide_bundle
+    from pgbake.events import silent
+    from pgbake.install.installation import Wish
+    from pgbake.install.profiles import Origin
+
+    quiet = dataclasses.replace(app, progress="none")
+    machine = on_machine(quiet, root)
+    checks = provide_bundle(quiet, machine, bundle, urls, unchecked=unchecked, dry_run=False)
+    wish = Wish(bundle, Origin(None, urls, checks), cluster, port, start=False)
+    installation(machine, silent).install(wish)
+    machine.close_store()

@@ -1,0 +1,201 @@
+"""Stage 2: stage 1 with a bundle installed from a cache, as a tree and as a disk, never booted.
+
+On disk, below the directory of images::
+
+    stage2-KEY/root            the tree, as it is on the machine
+    stage2-KEY/disk.raw        and disk.qcow2, disk.vmdk, disk.vhd, where they were asked for
+    stage2-KEY/packages        the packages of the tree: name, version, architecture, one a line
+    stage2-KEY/receipt.json    the bundle's receipt
+    stage2-KEY/stage2.json     what it was made of; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pgbake.errors import StoreError, host_error
+from pgbake.events import PhaseChanged, Sink, task
+from pgbake.files import write_whole
+from pgbake.formats.storepath import StorePath
+from pgbake.image import tree
+from pgbake.image.disk import Format, convert, write_disk
+from pgbake.image.stage1 import Record as Stage1Record
+from pgbake.image.stage1 import Stage1, installed
+from pgbake.image.workshop import EPOCH, Workshop
+from pgbake.store.database import rewrite
+from pgbake.store.local import remove_tree
+from pgbake.store.locks import path_lock
+from pgbake.store.locks import silent as silent_wait
+
+#: Changes with every change of how the tree is made of stage 1 and a bundle.
+STAGE2_VERSION = 1
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The file ``stage2.json``.
+
+    :param stage1: the sha256 of the tree that it was made of.
+    """
+
+    version: int
+    key: str
+    stage1: str
+    bundle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage2:
+    """A stage 2 as it is to be, or is."""
+
+    directory: Path
+    stage1: Stage1
+    bundle: StorePath
+
+    @classmethod
+    def of(cls, images: Path, stage1: Stage1, told: Stage1Record, bundle: StorePath) -> Stage2:
+        """Return what a stage 1 and a bundle come to."""
+        words = f"{STAGE2_VERSION}\n{told.sha256}\n{bundle}"
+        key = hashlib.sha256(words.encode()).hexdigest()[:32]
+        return cls(images / f"stage2-{key}", stage1, bundle)
+
+    @property
+    def key(self) -> str:
+        """What all that it is made of comes to: 32 hexadecimal digits."""
+        return self.directory.name.removeprefix("stage2-")
+
+    @property
+    def root(self) -> Path:
+        """The tree."""
+        return self.directory / "root"
+
+    @property
+    def record(self) -> Record | None:
+        """What is told of it; None where it is not made yet.
+
+        :raises StoreError: that is damaged.
+        """
+        file = self.directory / "stage2.json"
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=Record)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise StoreError(f"{file} is damaged: {error}", hint=f"delete {self.directory} and make it anew") from None
+
+    def make(self, workshop: Workshop, told: Stage1Record, install: Callable[[Path], object], report: Sink) -> Record:
+        """Make the tree, where it is not there; return what is told of it.
+
+        :param install: installs the bundle into a tree, from caches alone.
+        :raises PgbakeError: the bundle cannot be installed, something is left in the tree that must not be, or the
+            disk is full; nothing is kept then.
+        """
+        if (record := self.record) is not None:
+            return record
+        with path_lock(self.directory, silent_wait):
+            if (record := self.record) is not None:
+                return record
+            bench = self.directory.with_name(f"{self.directory.name}.new")
+            try:
+                remove_tree(bench)
+                bench.mkdir(parents=True)
+                with task(report, "stage2", "pack", f"stage 2: {self.bundle.name}"):
+                    report(PhaseChanged("stage2", "unpack"))
+                    root = tree.unpack(workshop, self.stage1.tar, bench)
+                    report(PhaseChanged("stage2", "install"))
+                    install(root)
+                    report(PhaseChanged("stage2", "tidy"))
+                    record = self._finish(bench, root, told)
+                remove_tree(self.directory)
+                bench.rename(self.directory)
+            except OSError as error:
+                raise host_error(error, f"cannot make {self.directory}") from error
+            finally:
+                remove_tree(bench)
+            return record
+
+    def _finish(self, bench: Path, root: Path, told: Stage1Record) -> Record:
+        settle_store(root)
+        tree.tidy(root)
+        require_clean(root)
+        settle_times(root)
+        write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
+        shutil.copyfile(root / str(self.bundle).lstrip("/") / "receipt.json", bench / "receipt.json")
+        record = Record(STAGE2_VERSION, self.key, told.sha256, str(self.bundle))
+        write_whole(bench / "stage2.json", msgspec.json.encode(record))
+        return record
+
+    def disks(self, workshop: Workshop, size: int, forms: Sequence[Format], report: Sink) -> list[Path]:
+        """Write the tree as disks, those that are not there yet; return where each lies.
+
+        :param size: of the disk, in bytes.
+        :raises PgbakeError: the tree does not fit, or the disk of this machine is full.
+        """
+        with path_lock(self.directory, silent_wait):
+            raw = self.directory / "disk.raw"
+            if not raw.exists() or raw.stat().st_size != size - size % (1 << 20):
+                for old in self.directory.glob("disk.*"):
+                    old.unlink()
+                with task(report, "disk", "pack", f"disk of {self.bundle.name}"):
+                    bench = self.directory / "bench"
+                    remove_tree(bench)
+                    bench.mkdir()
+                    try:
+                        self.root.rename(bench / "root")
+                        try:
+                            made = write_disk(workshop, bench, size, self.key)
+                        finally:
+                            (bench / "root").rename(self.root)
+                        made.rename(raw)
+                    except OSError as error:
+                        raise host_error(error, f"cannot write {raw}") from error
+                    finally:
+                        remove_tree(bench)
+            for form in forms:
+                if not (self.directory / f"disk.{form}").exists():
+                    with task(report, f"disk.{form}", "pack", f"disk as {form}"):
+                        convert(workshop, self.directory, form)
+            return [self.directory / f"disk.{form}" for form in forms]
+
+
+def settle_store(root: Path) -> None:
+    """Bring a tree's store into the form that depends on nothing but what is in it: no log, no lock, no time."""
+    state = root / "nix/var/nix"
+    rewrite(state / "db/db.sqlite", EPOCH)
+    for pattern in ("temproots/*", "db/big-lock", "gc.lock", "userpool*/*"):
+        for left in state.glob(pattern):
+            left.unlink()
+    for left in (root / "nix/store").glob("*.lock"):
+        left.unlink()
+    shutil.rmtree(root / "nix/var/log", ignore_errors=True)
+
+
+def settle_times(root: Path) -> None:
+    """Give everything in a tree that is younger than :data:`EPOCH` that time, as packing does."""
+    when = EPOCH * 10**9
+    for directory, names, files in os.walk(root, topdown=False):
+        for name in (*names, *files):
+            place = Path(directory, name)
+            if place.lstat().st_mtime_ns > when:
+                os.utime(place, ns=(when, when), follow_symlinks=False)
+    os.utime(root, ns=(when, when))
+
+
+def require_clean(root: Path) -> None:
+    """Check that a tree has nothing that one machine must not share with another.
+
+    :raises StoreError: it has; all of it is named.
+    """
+    found = list(tree.leftovers(root))
+    if found:
+        raise StoreError(
+            f"{len(found)} things are in the tree that an image must not have",
+            detail="\n".join(found),
+            hint="what writes them must not run while an image is made",
+        )
