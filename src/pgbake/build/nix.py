@@ -52,6 +52,8 @@ _UNREACHABLE = re.compile(r"cannot build on '?(?P<where>[^':]+(?:://[^']+)?)'?: 
 _FAILED_THERE = re.compile(r"build of '(?P<path>[^']+)' on '(?P<where>[^']+)' failed: (?P<why>.*)", re.DOTALL)
 #: Before the path of a derivation that failed by itself, where it was built here.
 _OF_ONE = ("builder for", "Cannot build", "building of")
+#: What a builder says to a user whom it does not trust.
+_UNSIGNED = re.compile(r"lacks a (valid )?signature")
 _KEPT = re.compile(r"keeping build directory '([^']+)'")
 _RESTRICTED = re.compile(r"ignoring the (?:user|client)-specified setting 'builders'")
 #: How often a builder may be lost before that is an error, where it is not pgbake that names it.
@@ -102,7 +104,8 @@ class NixEngine:
         self._ended: dict[StorePath, _Running] = {}
         self._said: list[str] = []
         self._failed_there: dict[StorePath, str] = {}
-        self._losses: Counter[str] = Counter()
+        self._times_lost: Counter[str] = Counter()
+        self._losses: dict[str, str] = {}
 
     def cancel(self) -> None:
         """Stop what is being built, from another thread."""
@@ -157,23 +160,32 @@ class NixEngine:
 
         :raises HostError: it is Nix that names one, and that has been lost too often.
         """
-        lost = {running.machine for running in self._ended.values() if self._is_lost(running)}
-        for machine in sorted(lost):
+        lost: dict[str, list[_Running]] = {}
+        for running in filter(self._is_lost, self._ended.values()):
+            lost.setdefault(running.machine, []).append(running)
+        for machine, builds in sorted(lost.items()):
             lines = self._settings.get("builders", "").split("\n")
             others = [line for line in lines if line.split(" ")[0] != machine]
             if len(others) < len(lines):
                 self._settings["builders"] = "\n".join(others)
-            self._losses[machine] += 1
-            if self._losses[machine] >= _MOST_LOSSES:
+            why = self._losses[machine] = self._why_lost(builds)
+            self._times_lost[machine] += 1
+            if self._times_lost[machine] >= _MOST_LOSSES:
                 raise HostError(
-                    f"builder {machine} was lost in the middle of builds, {self._losses[machine]} times",
+                    f"builder {machine} was lost in the middle of builds, {self._times_lost[machine]} times: {why}",
                     hint="`pgbake builders check` asks each of them; `--builders` names those that are to be used",
                     detail="\n".join(self._said),
                 )
-            names = ", ".join(sorted(one.derivation.name for one in self._ended.values() if one.machine == machine
-                                     and self._is_lost(one)))  # fmt: skip
-            self._report(Notice("warning", f"builder {machine} was lost; built once more, elsewhere: {names}"))
+            names = ", ".join(sorted(one.derivation.name for one in builds))
+            self._report(Notice("warning", f"builder {machine} was lost ({why}); built once more, elsewhere: {names}"))
         return bool(lost)
+
+    def _why_lost(self, builds: Iterable[_Running]) -> str:
+        """Say why a builder did not bring builds to an end: by its last words, which are ssh's, or by Nix's."""
+        lines = [line for running in builds for line in running.last if line.strip()]
+        if any(_UNSIGNED.search(text) for text in (*lines, *self._said)):
+            return "its user is not trusted there to bring inputs that nobody has signed"
+        return lines[-1].strip() if lines else "the connection ended"
 
     def _is_lost(self, running: _Running) -> bool:
         """Whether a build that ended was on a builder, and neither came about nor failed by itself."""
@@ -327,6 +339,13 @@ class NixEngine:
                 f"no builder could be reached; {found['where']}: {found['why']}",
                 hint="`pgbake builders check` asks each of them, and says what to do",
                 detail="\n".join(said),
+            )
+        if self._losses:
+            machine, why = next(reversed(self._losses.items()))
+            return HostError(
+                f"no builder is left; {machine}: {why}",
+                hint="`pgbake builders check` asks each of them, and says what to do",
+                detail=trouble,
             )
         if _NOBODY.search(trouble):
             return HostError(
