@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -23,17 +23,43 @@ from pgbake.recipes.recipe import SHIPPED
 from pgbake.toml import load_toml
 
 
-class _Exception(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Exempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An entry of such a table; kinds of them have fields of their own beside these.
+
+    :param majors: of PostgreSQL; empty: all.
+    :param platforms: suites of Debian; empty: all.
+    """
+
+    reason: str
+    majors: tuple[int, ...] = ()
+    platforms: tuple[str, ...] = ()
+
+    def counts(self, major: int, platform: str | None = None) -> bool:
+        """Whether it counts for a major version, on a platform where one is named."""
+        here = platform is None or not self.platforms or platform in self.platforms
+        return here and (not self.majors or major in self.majors)
+
+
+E = TypeVar("E", bound=Exempt)
+
+
+class _Table(msgspec.Struct, Generic[E], frozen=True, forbid_unknown_fields=True):
+    exception: tuple[E, ...] = ()
+
+
+def read_exceptions(file: Path, kind: type[E]) -> tuple[E, ...]:
+    """Read the entries ``[[exception]]`` of a file.
+
+    :raises ManifestError: the file is wrong.
+    """
+    return load_toml(file, _Table[kind]).exception  # type: ignore[valid-type]
+
+
+class _Exception(Exempt, frozen=True, forbid_unknown_fields=True, kw_only=True):
     check: Literal["update", "licence", "closure"]
     name: str
-    reason: str
     stage: Literal["", "create", "path", "use", "update", "rows", "objects"] = ""
     versions: tuple[str, ...] = ()
-    majors: tuple[int, ...] = ()
-
-
-class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    exception: tuple[_Exception, ...] = ()
 
 
 class Known:
@@ -54,7 +80,7 @@ class Known:
         return [
             {"name": known.name, "reason": known.reason, "stage": known.stage, "versions": list(known.versions)}
             for known in self._all
-            if known.check == check and (not known.majors or self._major in known.majors)
+            if known.check == check and known.counts(self._major)
         ]
 
     def reasons(self, check: str) -> dict[str, str]:
@@ -67,4 +93,4 @@ class Known:
     @cached_property
     def _all(self) -> tuple[_Exception, ...]:
         files = [self._own, SHIPPED / "checks.toml"]
-        return tuple(known for file in files if file.is_file() for known in load_toml(file, _Exceptions).exception)
+        return tuple(known for file in files if file.is_file() for known in read_exceptions(file, _Exception))

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pgbake.checks.known import Exempt, read_exceptions
 from pgbake.errors import ManifestError
 from pgbake.formats.storepath import StorePath
 from pgbake.recipes.builders import CARGO, build_environment, build_only, configuring, unpacking
 from pgbake.recipes.lowering import Package, source_input, text_input
 from pgbake.recipes.recipe import SHIPPED, Suite
-from pgbake.toml import load_toml
 
 if TYPE_CHECKING:
     from pgbake.checks.check import Check, Lowerer
@@ -67,17 +67,10 @@ class Place:
     needs: Mapping[StorePath, tuple[str, ...]] = field(default_factory=dict)
 
 
-class _Exception(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Exception(Exempt, frozen=True, forbid_unknown_fields=True, kw_only=True):
     suite: str
     test: str
-    reason: str
-    majors: tuple[int, ...] = ()
-    platforms: tuple[str, ...] = ()
     sometimes: bool = False
-
-
-class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    exception: tuple[_Exception, ...] = ()
 
 
 class SuiteLowerer:
@@ -205,17 +198,11 @@ class SuiteLowerer:
     def _known(self, suite: str) -> list[_Exception]:
         """Return what is known of tests of a suite that may fail."""
         platform = self._lowering.lock.platform.suite
-        return [
-            known
-            for known in self._exceptions
-            if known.suite == suite
-            and (not known.majors or self._major in known.majors)
-            and (not known.platforms or platform in known.platforms)
-        ]
+        return [known for known in self._exceptions if known.suite == suite and known.counts(self._major, platform)]
 
     @cached_property
     def _exceptions(self) -> tuple[_Exception, ...]:
-        return load_toml(SHIPPED / "suites.toml", _Exceptions).exception
+        return read_exceptions(SHIPPED / "suites.toml", _Exception)
 
     # --- the user's own ----------------------------------------------------------------------------
 

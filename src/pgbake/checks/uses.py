@@ -7,25 +7,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
-
 from pgbake.checks.harness.smoke import header
+from pgbake.checks.known import Exempt, read_exceptions
 from pgbake.recipes.recipe import SHIPPED
-from pgbake.toml import load_toml
 
 _USES = SHIPPED / "uses"
 
 
-class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An exception: a use that cannot succeed."""
+class _Known(Exempt, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A use that cannot succeed."""
 
     name: str
-    reason: str
-    majors: tuple[int, ...] = ()
-
-
-class _Exceptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    exception: tuple[_Known, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,8 +47,8 @@ class Uses:
     @cached_property
     def known(self) -> Mapping[str, str]:
         """The reason why a use cannot succeed, by name."""
-        listed = load_toml(_USES / "exceptions.toml", _Exceptions).exception
-        return {known.name: known.reason for known in listed if not known.majors or self.major in known.majors}
+        listed = read_exceptions(_USES / "exceptions.toml", _Known)
+        return {known.name: known.reason for known in listed if known.counts(self.major)}
 
     def apart(self, names: Iterable[str]) -> dict[str, str]:
         """Return, of some extensions, those that cannot be in one database with all others, each with the reason."""

@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from pgbake.builders import Builders
+    from pgbake.checks.check import Checks
     from pgbake.events import Sink
     from pgbake.places import Engine
     from pgbake.project import Project
@@ -65,6 +66,16 @@ class App:
 
         start = self.directory.absolute()
         return any((directory / MANIFEST_NAME).exists() for directory in (start, *start.parents))
+
+    @cached_property
+    def checks(self) -> Checks:
+        """The project's bundle with its checks, for this machine."""
+        from pgbake.checks.check import lower_checks
+        from pgbake.formats.system import host_system
+
+        project, system = self.project, host_system()
+        tests = project.directory / "tests"
+        return lower_checks(project.bundle(system), project.manifest, project.catalogue, project.lock, system, tests)
 
     @cached_property
     def store(self) -> LocalStore:

@@ -78,10 +78,9 @@ def command(
     """
     from pgbake.checks.gate import unpassed
     from pgbake.checks.record import Record
-    from pgbake.cli.gate import project_checks
     from pgbake.places import data_dir
 
-    checks = project_checks(app)
+    checks = app.checks
     record = Record(data_dir() / "checks", app.project.directory)
     chosen = select(checks, names, world)
     if changed:
@@ -144,9 +143,8 @@ def find_check(app: App, name: str) -> Check:
     :raises ManifestError: there is none.
     """
     name = name.removeprefix("check ")
-    from pgbake.cli.gate import project_checks
 
-    checks = project_checks(app)
+    checks = app.checks
     return checks.by_name().get(name) or select(checks, [name], world=True)[0]
 
 

@@ -43,17 +43,6 @@ class Gate:
         return "passed" if self.passed else "unchecked" if self.problem else "stated"
 
 
-def project_checks(app: App) -> Checks:
-    """Return the project's bundle with its checks, for this machine."""
-    from pgbake.checks.check import lower_checks
-    from pgbake.formats.system import host_system
-
-    project = app.project
-    system = host_system()
-    bundle = project.bundle(system)
-    return lower_checks(bundle, project.manifest, project.catalogue, project.lock, system, project.directory / "tests")
-
-
 def look(app: App, path: StorePath, keys: Keys | None = None, *, own: bool = False) -> Gate:
     """Find out how it stands with the checks of a bundle, which is valid.
 
@@ -177,7 +166,7 @@ def _checks_of(app: App, path: StorePath) -> Checks | None:
     if not app.has_project:
         return None
     try:
-        checks = project_checks(app)
+        checks = app.checks
     except PgbakeError:  # the path is one that somebody named, and may be of any project and time
         return None
     return checks if checks.bundle.path == path else None

@@ -57,7 +57,6 @@ def command(
     give equal bytes.
     """
     from pgbake.checks.record import Record
-    from pgbake.cli.gate import project_checks
     from pgbake.cli.goals import require_built
     from pgbake.places import data_dir
     from pgbake.report.collect import collect, with_comparison
@@ -65,7 +64,7 @@ def command(
 
     project = app.project
     require_built(app)
-    checks = project_checks(app)
+    checks = app.checks
     record = Record(data_dir() / "checks", project.directory)
     reported = ReportRecord(data_dir() / "reports", project.directory)
     facts = collect(app.store, checks, record, project.manifest.closure_budget)

@@ -149,6 +149,82 @@ def test_a_suite_may_have_a_command_of_its_own(project: TestProject) -> None:
     assert {name.partition("/")[0] for name in found} == {"regress"}
 
 
+def _numeral(project: TestProject, suite: str) -> dict[str, tuple[str, str]]:
+    """Run the suite of the extension numeral with words of its recipe's."""
+    recipes = project.directory / "recipes"
+    recipes.mkdir(exist_ok=True)
+    (recipes / "numeral.toml").write_text(f"{(SHIPPED / 'recipes/numeral.toml').read_text()}\n[suite]\n{suite}\n")
+    found: dict[str, tuple[str, str]] = run(project, "regress/numeral")["regress/numeral"]
+    return found
+
+
+_STEPS = """[suite.steps]
+dies = "echo 'no room is left'; exit 3"
+halfway = "echo 'test one                     ... ok           22 ms'; kill -9 $$"
+fewer = "echo 'ok 1         - one  2 ms'; echo 1..3"
+runs = 'make "$@" installcheck'
+silent = "true"
+absent = "echo 'the bundle has none'; exit 77"
+"""
+
+
+def test_a_step_that_breaks_off_is_told_and_the_others_are_run(project: TestProject) -> None:
+    found = _numeral(project, _STEPS)
+    assert found["dies/suite"] == ("failed", "bash ended with status 3, and no test has failed")
+    assert found["halfway/one"] == ("passed", "")
+    assert found["halfway/suite"][0] == "failed" and "status -9" in found["halfway/suite"][1]
+    assert found["fewer/suite"] == ("failed", "3 tests were run, and 1 of them told")
+    assert found["runs/roman"] == ("passed", "")
+    assert found["silent/suite"] == ("failed", "bash ran no test")
+    assert found["absent/suite"] == ("skipped", "the bundle has none")
+
+
+def test_tests_that_a_dead_server_leaves_are_failures(project: TestProject) -> None:
+    """The first test kills the postmaster: neither it nor what is behind it makes fewer tests."""
+    kill = r"echo '\! kill -9 $(head -1 /build/servers/main/data/postmaster.pid)' > sql/$first.sql"
+    prepare = f"first=$(make -s --eval 'first: ; @echo $(firstword $(REGRESS))' first PG_CONFIG=$pg_config)\n{kill}"
+    found = _numeral(project, f"prepare = '''\n{prepare}\n'''")
+    failed = {name: reason for name, (outcome, reason) in found.items() if outcome == "failed"}
+    assert len(failed) > 1 and "roman" in failed
+    assert failed["suite"] == "the server main did not outlive it"
+
+
+def test_a_suite_that_runs_nothing_fails_where_there_are_tests(project: TestProject) -> None:
+    found = _numeral(project, "prepare = \"sed -i 's/^REGRESS/NOT_REGRESS/' Makefile\"")
+    ((outcome, reason),) = found.values()
+    assert outcome == "failed" and "runs nothing, and its source has expected" in reason
+    found = _numeral(project, "prepare = \"sed -i 's/^REGRESS/NOT_REGRESS/' Makefile; rm -r sql expected\"")
+    assert found == {"suite": ("skipped", "its source has no tests")}
+    found = _numeral(project, 'left_out = "it is about time"')
+    assert found == {"suite": ("skipped", "it is not run: it is about time")}
+
+
+_SCRIPTS = """tap = { scripts = ["t/*.sql"], before = "CREATE EXTENSION numeral; CREATE TABLE seen (n int)" }
+prepare = '''
+mkdir t
+echo "SELECT plan(2); SELECT has_table('seen'); SELECT pass();" > t/good.sql
+echo "SELECT plan(2); SELECT is(1, 2, 'wrong'); SELECT pass();" > t/bad.sql
+echo "SELECT plan(2); SELECT pass();" > t/short.sql
+echo "SELECT plan(1); SELECT 1 / 0;" > t/dies.sql
+echo "SELECT plan(2); SELECT skip('not here', 1); SELECT pass();" > t/skips.sql
+'''
+"""
+
+
+def test_a_suite_of_pgtap_scripts(tapped: TestProject) -> None:
+    found = _numeral(tapped, _SCRIPTS)
+    assert found["t/good"] == ("passed", "") and found["t/skips"] == ("passed", "")
+    assert found["t/bad"] == ("failed", "not ok: 1 wrong")
+    assert found["t/short"] == ("failed", "it planned 2 tests and ran 1")
+    assert found["t/dies"][0] == "failed" and "division by zero" in found["t/dies"][1]
+    assert [reason for outcome, reason in found.values() if outcome == "skipped"] == ["not here"]
+
+
+def test_a_suite_of_pgtap_scripts_wants_pgtap(project: TestProject) -> None:
+    found = _numeral(project, 'tap = { scripts = ["t/*.sql"] }')
+    assert found["suite"][0] == "skipped" and "pgbake add pgtap" in found["suite"][1]
+
+
 def test_a_suite_that_is_not_there_is_told(project: TestProject) -> None:
     found = run(project, "regress/prioritize")["regress/prioritize"]
     assert found["prioritize"][0] == "skipped"

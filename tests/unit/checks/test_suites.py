@@ -14,13 +14,13 @@ import pytest
 from pgbake.bundle.merge import lower_bundle
 from pgbake.checks.check import Check, Checks, lower_checks
 from pgbake.checks.harness.suite import configuration, link, settings
-from pgbake.checks.suites import SuiteLowerer, _Exception, _Exceptions
+from pgbake.checks.known import read_exceptions
+from pgbake.checks.suites import SuiteLowerer, _Exception
 from pgbake.errors import ManifestError
 from pgbake.formats.system import SYSTEMS
 from pgbake.lock import Lock
 from pgbake.manifest import Manifest
 from pgbake.recipes.recipe import SHIPPED, Catalogue, Suite
-from pgbake.toml import load_toml
 from tests.synthetic import synthetic_lock
 
 
@@ -196,14 +196,14 @@ def test_known_failures_are_those_of_the_suite_the_major_and_the_platform(
     suite_of: Callable[..., Checks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = (
-        _Exception("regress/numeral", "always", "why"),
-        _Exception("regress/numeral", "here", "why", majors=(15,)),
-        _Exception("regress/numeral", "elsewhere", "why", majors=(17,)),
-        _Exception("regress/numeral", "now", "why", sometimes=True),
-        _Exception("regress/numeral", "bookworm", "why", platforms=("bookworm",)),
-        _Exception("regress/numeral", "sid", "why", platforms=("sid",)),
+        _Exception(suite="regress/numeral", test="always", reason="why"),
+        _Exception(suite="regress/numeral", test="here", reason="why", majors=(15,)),
+        _Exception(suite="regress/numeral", test="elsewhere", reason="why", majors=(17,)),
+        _Exception(suite="regress/numeral", test="now", reason="why", sometimes=True),
+        _Exception(suite="regress/numeral", test="bookworm", reason="why", platforms=("bookworm",)),
+        _Exception(suite="regress/numeral", test="sid", reason="why", platforms=("sid",)),
     )
-    other = _Exception("isolation/numeral", "other", "why")
+    other = _Exception(suite="isolation/numeral", test="other", reason="why")
     monkeypatch.setattr(SuiteLowerer, "_exceptions", (*listed, other))
     spec = _spec(suite_of(suite={}).by_name(), "regress/numeral")
     assert spec["known"] == dict.fromkeys(("always", "here", "now", "bookworm"), "why")
@@ -211,7 +211,7 @@ def test_known_failures_are_those_of_the_suite_the_major_and_the_platform(
 
 
 def test_the_shipped_list_names_suites_that_there_can_be(catalogue: Catalogue) -> None:
-    known = load_toml(SHIPPED / "suites.toml", _Exceptions).exception
+    known = read_exceptions(SHIPPED / "suites.toml", _Exception)
     for exception in known:
         kind, _, name = exception.suite.partition("/")
         assert kind in ("regress", "isolation") and exception.reason, exception
