@@ -127,11 +127,15 @@ def booted(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) ->
 
 
 @contextmanager
-def contained(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) -> Iterator[Booted]:
+def contained(
+    tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None, *, command: bool = True
+) -> Iterator[Booted]:
     """Let a tree be the root of namespaces of its own until the ``with`` block ends, as a container's is: no systemd,
     no network but loopback; the parameters are those of :func:`booted`.
+
+    :param command: give it the command pgbake, with Python.
     """
-    shown = _with_pgbake(tree, shelf, binds or {})
+    shown = _with_pgbake(tree, shelf, binds or {}) if command else dict(binds or {})
     mounts = ""
     for source, place in shown.items():
         (tree / str(place).lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
