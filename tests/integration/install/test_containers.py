@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.installs import Shelf, host_tree
+from pgbake.formats.system import host_system
+from tests.cache import test_cache
+from tests.installs import Shelf, host_tree, snapshot, write_other_major
 from tests.machines import MACHINE, Booted, contained
+from tests.projects import TestProject
 
 pytestmark = pytest.mark.integration
 
@@ -73,6 +76,45 @@ def test_a_second_cluster(shelf: Shelf) -> None:
         machine.pgbake("cluster", "drop", "reports", "--purge")
         assert machine.sql("SELECT 1") == "1"
         assert not (machine.tree / "var/lib/postgresql/15/reports").exists()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+def test_two_major_versions_side_by_side(shelf: Shelf, tmp_path: Path) -> None:
+    project = TestProject(tmp_path / "project", test_cache() / "store", tmp_path / "home")
+    write_other_major(project.directory, 17)
+    project.pgbake("lock")
+    project.pgbake("build")
+    newer = project.project.bundle(host_system()).path
+    shelf.take(project.store, newer)
+    with container(shelf) as machine:
+        before = snapshot(machine.tree)
+        install(machine, shelf)
+        machine.pgbake("install", str(newer), "--from", "local?root=/shelf", "--unchecked")
+        clusters = json.loads(machine.pgbake("cluster", "list", "--json"))
+        assert [(row["cluster"], row["port"], bool(row["pid"])) for row in clusters] == [
+            ("15/main", 5432, True), ("17/main", 5433, True)
+        ]  # fmt: skip
+        for major, port in ((15, 5432), (17, 5433)):
+            psql = f"/usr/lib/postgresql/{major}/bin/psql"
+            assert machine.run(psql, "--version").startswith(f"psql (PostgreSQL) {major}.")
+            said = machine.run(
+                psql, "-XAtqc", "SHOW server_version", "-p", str(port), "-d", "postgres", user="postgres"
+            )
+            assert said.startswith(f"{major}.")
+            machine.run(psql, "-XAtqc", "CREATE EXTENSION vector", "-p", str(port), "-d", "postgres", user="postgres")
+        assert machine.run("psql", "--version").startswith("psql (PostgreSQL) 15."), "the first keeps the plain names"
+        ambiguous = machine.attempt("pgbake", "rollback")
+        assert ambiguous.returncode == 2 and "--major" in ambiguous.stderr
+        machine.pgbake("uninstall", "--major", "15", "--purge")
+        assert machine.run("psql", "--version").startswith("psql (PostgreSQL) 17.")
+        assert machine.run(
+            "psql", "-XAtqc", "SELECT 1", "-p", "5433", "-d", "postgres", user="postgres"
+        ).strip() == "1"  # fmt: skip
+        machine.pgbake("verify", "--no-contents")
+        machine.pgbake("uninstall", "--purge")
+        after = {name: what for name, what in snapshot(machine.tree).items() if not name.startswith("var/cache/pgbake")}
+        assert after == before
 
 
 def test_debians_tools_work_on_ours(shelf: Shelf) -> None:
