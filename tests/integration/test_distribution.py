@@ -17,7 +17,7 @@ import pytest
 from pgbake import __version__
 from pgbake.formats.system import host_system
 from pgbake.project import Project
-from tests.cache import test_cache
+from tests import cache
 from tests.debian import HOST
 from tests.installs import Shelf, built_example, host_tree
 from tests.machines import contained
@@ -67,7 +67,7 @@ def test_a_wheel(tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_one_file_installs_where_there_is_no_python(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with tempfile.TemporaryDirectory(dir=test_cache(), prefix="one-file-") as directory:
+    with tempfile.TemporaryDirectory(dir=cache.test_cache(), prefix="one-file-") as directory:
         scratch = Path(directory)
         scratch.chmod(0o755)
         made = [scratch / "tools/pgbake", scratch / "again"]
@@ -75,7 +75,7 @@ def test_one_file_installs_where_there_is_no_python(tmp_path_factory: pytest.Tem
         for file in made:
             subprocess.run(
                 [sys.executable, REPOSITORY / "scripts/self-contained", file], check=True, capture_output=True,
-                env={**os.environ, "XDG_CACHE_HOME": str(test_cache())},
+                env={**os.environ, "XDG_CACHE_HOME": str(cache.test_cache())},
             )  # fmt: skip
         assert hashlib.sha256(made[0].read_bytes()).digest() == hashlib.sha256(made[1].read_bytes()).digest()
         store, bundle = built_example(tmp_path_factory.mktemp("example"))

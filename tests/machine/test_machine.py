@@ -39,8 +39,10 @@ def machine(request: pytest.FixtureRequest, shelf: Shelf, otherwise: StorePath) 
             running.trust("tests-1", cache="http://127.0.0.1:8080")
             with subprocess.Popen(running.command("pgbake", "cache", "serve", "/cache"), stdout=subprocess.PIPE) as web:
                 assert web.stdout is not None and web.stdout.readline()
-                yield running
-                running.run("systemctl", "--no-block", "poweroff")
+                try:
+                    yield running
+                finally:
+                    web.kill()
 
 
 def pgbake(machine: Booted, *args: str) -> dict[str, Any]:

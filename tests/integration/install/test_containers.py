@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pgbake.formats.system import host_system
-from tests.cache import test_cache
+from tests import cache
 from tests.installs import Shelf, host_tree, snapshot, write_other_major
 from tests.machines import MACHINE, Booted, contained
 from tests.projects import TestProject
@@ -81,7 +81,7 @@ def test_a_second_cluster(shelf: Shelf) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_two_major_versions_side_by_side(shelf: Shelf, tmp_path: Path) -> None:
-    project = TestProject(tmp_path / "project", test_cache() / "store", tmp_path / "home")
+    project = TestProject(tmp_path / "project", cache.test_cache() / "store", tmp_path / "home")
     write_other_major(project.directory, 17)
     project.pgbake("lock")
     project.pgbake("build")
@@ -163,7 +163,7 @@ def test_a_script_of_the_conventional_paths_runs_unchanged(shelf: Shelf) -> None
 
 def life(machine: Booted) -> str:
     """Run the script's actions, and return what they print."""
-    place = machine.tree / "usr/local/sbin/database"
+    place = machine.tree / "usr/local/bin/database"
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(_SCRIPT)
     place.chmod(0o755)
