@@ -164,6 +164,7 @@ def test_a_script_of_the_conventional_paths_runs_unchanged(shelf: Shelf) -> None
 def life(machine: Booted) -> str:
     """Run the script's actions, and return what they print."""
     place = machine.tree / "usr/local/bin/database"
+    machine.run("groupadd", "--system", "adm")  # which Debian's base-passwd has made on any real machine
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(_SCRIPT)
     place.chmod(0o755)
