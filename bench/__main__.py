@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-NAMES = ("start", "size", "tree", "merge", "debs", "verify", "cache", "container", "build")
+NAMES = ("start", "size", "tree", "merge", "debs", "verify", "cache", "install", "container", "build")
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import shlex
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 from pgbake.inputs.mirrors import host_mirrors
 from tests.cache import test_cache
 from tests.debian import debian_tree
+from tests.namespaces import in_tree
 
 
 def machine_tree(packages: tuple[str, ...], suite: str = "bookworm") -> Path:
@@ -70,22 +70,13 @@ class Machine:
             layer.mkdir(parents=True, exist_ok=True)
             layer.chmod(0o755)
         up, work, root = layers
-        shown = "".join(
-            f"mkdir -p .{place}; mount --bind -o ro {shlex.quote(str(source))} .{place}\n"
-            for place, source in self.shows.items()
-        )
-        outer = f"""
-            mount --make-rprivate /
-            mount -t overlay overlay -o lowerdir={self.tree},upperdir={up},workdir={work} {root}
-            cd {root}
-            mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs tmpfs run; mount -t tmpfs tmpfs tmp
-            {shown}
-            ip link set lo up
-            exec chroot . /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \\
-              DEBIAN_FRONTEND=noninteractive sh -eu -c {shlex.quote(script)}
-        """
+        environment = (
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive",
+        )  # fmt: skip
+        overlay = f"mount -t overlay overlay -o lowerdir={self.tree},upperdir={up},workdir={work} {root}"
+        shows = {source: Path(place) for place, source in self.shows.items()}
         done = subprocess.run(
-            ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-euc", outer],
+            in_tree(root, overlay, shows, ("/usr/bin/env", "-i", *environment, "sh", "-eu", "-c", script)),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, (

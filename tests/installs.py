@@ -185,6 +185,23 @@ def built_otherwise(scratch: Path) -> tuple[Path, StorePath]:
     return project.store, project.project.bundle(host_system()).path
 
 
+def write_other_major(directory: Path, major: int) -> None:
+    """Write a manifest of another major version, with two extensions and no language: the least to build."""
+    directory.mkdir(parents=True)
+    (directory / "pgbake.toml").write_text(f"""\
+name = "example"
+postgresql = {major}
+extensions = ["numeral", "pgvector"]
+languages = []
+locales = ["C.UTF-8", "en_US.UTF-8"]
+
+[platform]
+suite = "bookworm"
+security = false
+updates = false
+""")
+
+
 def host_tree(place: Path, suite: str = "bookworm", packages: tuple[str, ...] = HOST) -> Path:
     """Copy the tree of a release, for a test to install into."""
     subprocess.run(["cp", "-a", debian_tree(suite, packages), place], check=True)

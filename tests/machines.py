@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.closures import secret_key
 from tests.debian import HOST, debian_tree
+from tests.namespaces import in_tree
 from tests.projects import REPOSITORY
 
 #: What a small server has; Python's libraries come along, for this machine's own Python to run there.
@@ -127,32 +128,18 @@ def booted(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) ->
 
 
 @contextmanager
-def contained(tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None) -> Iterator[Booted]:
+def contained(
+    tree: Path, shelf: Path, binds: Mapping[Path, Path] | None = None, *, command: bool = True
+) -> Iterator[Booted]:
     """Let a tree be the root of namespaces of its own until the ``with`` block ends, as a container's is: no systemd,
     no network but loopback; the parameters are those of :func:`booted`.
+
+    :param command: give it the command pgbake, with Python.
     """
-    shown = _with_pgbake(tree, shelf, binds or {})
-    mounts = ""
-    for source, place in shown.items():
-        (tree / str(place).lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
-        make = "mkdir -p" if source.is_dir() else "touch"
-        mounts += f"{make} .{place}; mount --bind {shlex.quote(str(source))} .{place}\n"
-        mounts += f"mount -o remount,bind,ro .{place}\n"
-    (tree / "proc").mkdir(exist_ok=True)
-    script = f"""
-        mount --make-rprivate /
-        mount --bind {shlex.quote(str(tree))} {shlex.quote(str(tree))}
-        cd {shlex.quote(str(tree))}
-        mkdir -p proc dev run tmp
-        mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs tmpfs run
-        mount -t tmpfs -o mode=1777 tmpfs tmp
-        {mounts}
-        ip link set lo up
-        exec chroot . sleep infinity
-    """
+    shown = _with_pgbake(tree, shelf, binds or {}) if command else dict(binds or {})
+    place = shlex.quote(str(tree))
     process = subprocess.Popen(
-        ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-euc", script],
-        stdin=subprocess.DEVNULL,
+        in_tree(tree, f"mount --bind {place} {place}", shown, ("sleep", "infinity")), stdin=subprocess.DEVNULL
     )
     try:
         yield Booted(tree, _child(process, ("sleep",)), shelf)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,6 +31,33 @@ def with_nix_at(directory: Path, argv: Sequence[str]) -> list[str]:
         elif entry.name != "nix":
             command += ["--dev-bind", str(entry), str(entry)]
     return [*command, "--bind", str(directory), "/nix", "--", *argv]
+
+
+def in_tree(root: Path, mount: str, shows: Mapping[Path, Path], argv: Sequence[str]) -> list[str]:
+    """Return the command that runs another one with a tree as its root, in namespaces of its own: no network but
+    loopback, nothing mounted but proc, dev, an empty run and an empty tmp; all that it starts ends with it.
+
+    For root only.
+
+    :param mount: a line of sh that mounts the tree at ``root``.
+    :param shows: files and directories of this machine to show there read-only, each with its place.
+    """
+    shown = ""
+    for source, place in shows.items():
+        make = "mkdir -p" if source.is_dir() else "touch"
+        shown += f"mkdir -p .{place.parent}; {make} .{place}; mount --bind -o ro {shlex.quote(str(source))} .{place}\n"
+    script = f"""
+        mount --make-rprivate /
+        {mount}
+        cd {shlex.quote(str(root))}
+        mkdir -p proc dev run tmp
+        mount -t proc proc proc; mount --rbind /dev dev; mount -t tmpfs -o mode=0755 tmpfs run
+        mount -t tmpfs -o mode=1777 tmpfs tmp
+        {shown}
+        ip link set lo up
+        exec chroot . {shlex.join(argv)}
+    """
+    return ["unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "sh", "-euc", script]
 
 
 def _enter(argv: Sequence[str]) -> NoReturn:

@@ -21,7 +21,15 @@ _PASSED_OVER = frozenset(
 )
 
 
+#: Where systems keep the certificates that they trust: Debian's, Red Hat's, SUSE's, and Alpine's place.
+_CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)  # fmt: skip
+
+
 def _client_options() -> dict[str, Any]:
+    _require_certificates()
     return {
         "allow_http": True,
         "connect_timeout": timedelta(seconds=10),
@@ -29,6 +37,19 @@ def _client_options() -> dict[str, Any]:
         "timeout": timedelta(days=1),  # of a whole transfer
         "user_agent": "pgbake",
     }
+
+
+def _require_certificates() -> None:
+    """Let a machine that has no certificates use those of certifi, as Python's clients do.
+
+    Without any, no client can be made at all, not even one for http. Whose paths are believed is another matter: of
+    that signatures decide.
+    """
+    told = "SSL_CERT_FILE" in os.environ or "SSL_CERT_DIR" in os.environ
+    if not (told or any(Path(file).exists() for file in _CERTIFICATES)):
+        import certifi
+
+        os.environ["SSL_CERT_FILE"] = certifi.where()
 
 
 def _retries() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the package of a whole bundle has beside the bundle: the paths and units that Debian's users expect.
 
-All paths of it stand here and in ``files/`` and nowhere else. Accounts and directories are declared for
+Paths, accounts, names of programs and what a server's unit says are those of the one machine definition
+(`pgbake.machine`), with the package's own prefix in place of a profile. Accounts and directories are declared for
 systemd-sysusers and systemd-tmpfiles; the package's maintainer scripts only start these two. They must, since Debian's
 systemd has dpkg triggers for neither (of its files, bookworm's watches ``binfmt.d`` and its message catalogue).
 """
@@ -10,12 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import resources
 
-#: Programs that have a name in /usr/bin; Debian gives these to pg_wrapper of postgresql-client-common.
-PROGRAMS = (
-    "clusterdb", "createdb", "createuser", "dropdb", "dropuser", "pg_amcheck", "pg_archivecleanup", "pg_basebackup",
-    "pg_config", "pg_dump", "pg_dumpall", "pg_isready", "pg_receivewal", "pg_recvlogical", "pg_restore",
-    "pg_verifybackup", "pgbench", "psql", "reindexdb", "vacuumdb", "vacuumlo",
-)  # fmt: skip
+from pgbake.machine.definition import filled, render, sysusers, tmpfiles
 
 #: Debian's packages that have files below the conventional paths; all others with such files depend on one of them.
 DEBIANS_PACKAGES = ("postgresql-{major}", "postgresql-client-{major}", "postgresql-server-dev-{major}",
@@ -57,26 +53,29 @@ def conventions(major: int, locale: str, settings: str) -> Conventions:
     :param locale: of new clusters.
     :param settings: lines of postgresql.conf that the bundle's extensions need.
     """
-    home, logs, configuration = "/var/lib/postgresql", "/var/log/postgresql", "/etc/postgresql"
     name = unit(major)
-    values = {"major": str(major), "locale": locale, "prefix": prefix(major), "unit": name}
-    sysusers = f'u postgres - "PostgreSQL administrator" {home} /bin/bash\n'
-    tmpfiles = (
-        "d /run/postgresql 2775 postgres postgres -\n"
-        f"d {configuration}/{major} 0755 postgres postgres -\n"
-        f"d {home} 0755 postgres postgres -\n"
-        f"d {home}/{major} 0755 postgres postgres -\n"
-        f"d {logs} 2775 root postgres -\n"
-    )
+    values = {
+        "major": str(major), "locale": locale, "prefix": prefix(major), "unit": name, "cluster": "%i",
+    }  # fmt: skip
+    parts = render([major], (), None).parts
+    directories = [part for part in parts if part.kind == "directory"]
+    links = {part.path: part.target for part in parts if part.kind == "link"}
     return Conventions(
-        directories=(f"{configuration}/{major}", f"{home}/{major}", logs),
+        # What begins empty at each boot, or belongs to all versions, goes with nobody; the logs' directory is shared.
+        directories=tuple(
+            part.path for part in directories if not part.runtime and (part.major or part.owner == "root")
+        ),
         links={
-            f"/usr/lib/postgresql/{major}": f"{prefix(major)}/lib/postgresql/{major}",
-            f"/usr/share/postgresql/{major}": f"{prefix(major)}/share/postgresql/{major}",
+            path: prefix(major) + target.removeprefix(server)
+            for path, target in links.items()
+            if target.startswith(server := f"/nix/var/pgbake/profiles/{major}/current/server")
         },
         files={
-            f"/usr/lib/sysusers.d/{name}.conf": (sysusers.encode(), 0o644),
-            f"/usr/lib/tmpfiles.d/{name}.conf": (tmpfiles.encode(), 0o644),
+            f"/usr/lib/sysusers.d/{name}.conf": (sysusers().encode(), 0o644),
+            f"/usr/lib/tmpfiles.d/{name}.conf": (
+                "".join(f"{line}\n" for line in tmpfiles(directories)).encode(),
+                0o644,
+            ),
             # Debian 12 still keeps units outside /usr, by name; the directory is the same one.
             f"/lib/systemd/system/{name}@.service": (_filled("server.service", values), 0o644),
             f"{prefix(major)}/lib/pgbake/make-cluster": (_filled("make-cluster", values), 0o755),
@@ -88,14 +87,12 @@ def conventions(major: int, locale: str, settings: str) -> Conventions:
 
 def program_links(major: int) -> dict[str, str]:
     """Return the links in /usr/bin, and where each leads."""
-    return {f"/usr/bin/{program}": f"/usr/lib/postgresql/{major}/bin/{program}" for program in PROGRAMS}
+    parts = render([major], (), major).parts
+    return {part.path: part.target for part in parts if part.kind == "link" and part.path.startswith("/usr/bin/")}
 
 
 def _filled(name: str, values: dict[str, str]) -> bytes:
-    text = (resources.files("pgbake.debs") / "files" / name).read_text(encoding="utf-8")
-    for word, value in values.items():
-        text = text.replace(f"@{word}@", value)
-    return text.encode()
+    return filled((resources.files("pgbake.debs") / "files" / name).read_text(encoding="utf-8"), values).encode()
 
 
 def _scripts(name: str) -> dict[str, str]:

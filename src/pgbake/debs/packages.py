@@ -51,7 +51,7 @@ from pgbake.requirements import chosen_debs
 from pgbake.store.local import LocalStore
 
 #: Changes with every change of what packages of equal inputs hold.
-_FORMAT = 1
+_FORMAT = 2
 #: What packages are dated where SOURCE_DATE_EPOCH says nothing: as builds are (1980).
 DEFAULT_EPOCH = 315532800
 

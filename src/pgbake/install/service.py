@@ -17,7 +17,7 @@ from pgbake.bundle.cluster import await_burial, postmaster, remove_empty_pid_fil
 from pgbake.errors import CommandError, ServerError
 from pgbake.machine.accounts import user_id
 from pgbake.machine.apply import below
-from pgbake.machine.definition import Cluster
+from pgbake.machine.definition import Cluster, initdb_options
 from pgbake.run import run
 
 SOCKETS = "/run/postgresql"
@@ -235,8 +235,7 @@ def initialise(cluster: Cluster) -> bool:
         run(["rm", "-rf", str(new)], sandbox="host")
         run(
             [
-                f"{programs(cluster)}/initdb", "-D", str(new), "-U", "postgres", "-E", "UTF8",
-                f"--locale={cluster.locale}", "--data-checksums", "--auth-local=peer", "--auth-host=scram-sha-256",
+                f"{programs(cluster)}/initdb", "-D", str(new), f"--locale={cluster.locale}", *initdb_options(),
             ],
             sandbox="host", env=_ENVIRONMENT, cwd=data.parent, user=server_uid(),
         )  # fmt: skip

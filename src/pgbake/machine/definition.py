@@ -24,6 +24,9 @@ Kind = Literal["directory", "link", "file"]
 
 _DIRECTORY = Path(str(resources.files("pgbake"))) / "machine"
 _VALUE = re.compile(r"@([a-z]+)@")
+_INCLUDE = re.compile(r"^@include ([a-z-]+)@\n", re.MULTILINE)
+#: How a data directory is made, but for its place and locale.
+_INITDB = "-U postgres -E UTF8 --data-checksums --auth-local=peer --auth-host=scram-sha-256"
 
 
 class GroupRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,7 +198,7 @@ def _part(kind: Kind, row: Row, major: int | None, values: Mapping[str, str]) ->
 
     content = b""
     if row.template is not None:
-        content = fill((_DIRECTORY / "files" / row.template).read_text(encoding="utf-8")).encode()
+        content = filled(_template(row.template), values).encode()
     elif row.rendered is not None:
         content = row.rendered.encode()
     owner = row.owner
@@ -213,6 +216,36 @@ def _part(kind: Kind, row: Row, major: int | None, values: Mapping[str, str]) ->
         row.runtime,
         major,
     )
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """Return a template's text with its values: ``@include NAME@`` as a line stands for another template, and
+    ``@initdb@`` for the options of initdb; words that have no value stay.
+    """
+    text = _INCLUDE.sub(lambda found: _template(found[1]), text)
+    values = {"initdb": _INITDB, **values}
+    return _VALUE.sub(lambda found: values.get(found[1], found[0]), text)
+
+
+def _template(name: str) -> str:
+    return (_DIRECTORY / "files" / name).read_text(encoding="utf-8")
+
+
+def initdb_options() -> list[str]:
+    """Return how a data directory is made, but for its place and locale, as options of initdb."""
+    return _INITDB.split()
+
+
+def tmpfiles(parts: Iterable[Part]) -> Iterator[str]:
+    """Write directories and empty files as tmpfiles.d(5) has them."""
+    for part in parts:
+        letter = "d" if part.kind == "directory" else "f"
+        yield f"{letter} {part.path} {part.mode:04o} {part.owner} {part.group} -"
+
+
+def sysusers() -> str:
+    """Return the text of the file that declares the accounts (sysusers.d(5))."""
+    return "".join(f"{line}\n" for line in _sysusers(definition()))
 
 
 def _written(part: Part, rows: Definition, runtime: Iterable[Part]) -> Part:
@@ -237,6 +270,4 @@ def _sysusers(rows: Definition) -> Iterator[str]:
 def _tmpfiles(parts: Iterable[Part]) -> Iterator[str]:
     """Write what begins empty at each boot as tmpfiles.d(5) has it."""
     yield "# Made at each boot, before PostgreSQL starts."
-    for part in parts:
-        letter = "d" if part.kind == "directory" else "f"
-        yield f"{letter} {part.path} {part.mode:04o} {part.owner} {part.group} -"
+    yield from tmpfiles(parts)

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pgbake.checks.uses import Uses
 from pgbake.recipes.recipe import SHIPPED
 from tests import cache
 from tests.aptmachines import Machine, machine_tree
+from tests.installs import write_other_major
 from tests.integration.inputs.repository import Keys
 from tests.lintian import lintian
 from tests.projects import TestProject
@@ -226,3 +228,39 @@ def test_a_bundle_lives_on_a_machine_without_postgresql(packed: Packed, scratch:
     ]  # fmt: skip
     machine.run("rm -r /var/lib/postgresql /etc/postgresql")
     assert _apart_from_data(machine.files()) == _apart_from_data(before)
+
+
+def test_a_bundle_whose_checks_have_not_passed_is_refused(tmp_path: Path, scratch: Path) -> None:
+    project = TestProject.copy(tmp_path / "project", tmp_path / "home")
+    project.edit('name = "example"', f'name = "gate-{uuid.uuid4().hex[:8]}"')
+    project.pgbake("build")
+    refused = project.pgbake("deb", "--only", "programs", "--out", str(scratch / "debs"), check=False)
+    assert refused.returncode == 1, refused.stderr
+    assert "is not packaged: " in refused.stderr and "--unchecked" in refused.stderr
+    assert not (scratch / "debs").exists()
+    project.pgbake("deb", "--only", "programs", "--out", str(scratch / "debs"), "--unchecked")
+    assert list((scratch / "debs").glob("pgbake-postgresql-15-programs_*.deb"))
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("major", [17, 18])
+def test_packages_of_other_majors(major: int, tmp_path: Path, scratch: Path) -> None:
+    """The whole bundle of 17 and 18, on a tree without PostgreSQL: a server from the packages answers."""
+    project = TestProject(tmp_path / "project", cache.test_cache() / "store", tmp_path / "home")
+    write_other_major(project.directory, major)
+    project.pgbake("lock")
+    project.pgbake("build")
+    project.pgbake("deb", "--only", "bundle", "--only", "programs", "--out", str(scratch / "debs"), "--unchecked")
+    machine = Machine(machine_tree(("systemd", "systemd-sysv")), scratch / "machine", {"/mnt/debs": scratch / "debs"})
+    answer = machine.run(f"""
+        apt-get -qq install -y /mnt/debs/*.deb > /dev/null
+        su postgres -c '/usr/lib/pgbake/postgresql-{major}/lib/pgbake/make-cluster main' > /dev/null
+        systemd-tmpfiles --create pgbake-postgresql-{major}.conf
+        su postgres -c '/usr/lib/postgresql/{major}/bin/pg_ctl start -s -w -D /var/lib/postgresql/{major}/main \\
+          -l /tmp/log -o "-c config_file=/etc/postgresql/{major}/main/postgresql.conf"'
+        su postgres -c "psql -XAtqc 'SHOW server_version' postgres"
+        su postgres -c "psql -XAtqc 'CREATE EXTENSION vector' postgres"
+        su postgres -c '/usr/lib/postgresql/{major}/bin/pg_ctl stop -s -w -D /var/lib/postgresql/{major}/main'
+    """)
+    assert answer.splitlines()[0].startswith(f"{major}")
