@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache import scratch_directory, test_cache
+from tests import cache
 from tests.containers import Engine, may_run_containers, registry
 from tests.integration.image.conftest import Image
 from tests.projects import TestProject
@@ -40,10 +40,10 @@ def make(project: TestProject, layout: Path, *args: str) -> dict[str, dict[str, 
 
 def test_equal_bundles_give_equal_images(example: TestProject, image: Image) -> None:
     """Made anew, with nothing cached, in another place, with another umask."""
-    with scratch_directory("images") as directory:
+    with cache.scratch_directory("images") as directory:
         downloads = directory / "cache/pgbake/downloads"
         downloads.parent.mkdir(parents=True)
-        downloads.symlink_to(test_cache() / "pgbake/downloads")
+        downloads.symlink_to(cache.test_cache() / "pgbake/downloads")
         other = TestProject(example.directory, example.store, example.home, directory / "cache")
         before = os.umask(0o077)
         try:
