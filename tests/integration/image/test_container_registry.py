@@ -43,7 +43,9 @@ def test_equal_bundles_give_equal_images(example: TestProject, image: Image) -> 
     with cache.scratch_directory("images") as directory:
         downloads = directory / "cache/pgbake/downloads"
         downloads.parent.mkdir(parents=True)
-        downloads.symlink_to(cache.test_cache() / "pgbake/downloads")
+        shared = cache.test_cache() / "pgbake/downloads"
+        shared.mkdir(parents=True, exist_ok=True)
+        downloads.symlink_to(shared)
         other = TestProject(example.directory, example.store, example.home, directory / "cache")
         before = os.umask(0o077)
         try:
