@@ -54,9 +54,10 @@ def _image(project: TestProject, layout: Path) -> tuple[Any, float]:
 
 def _layers(project: TestProject, layout: Path) -> None:
     assert project.cache is not None
-    shared = test_cache() / "pgbake"
+    shared = test_cache() / "pgbake/downloads"
+    shared.mkdir(parents=True, exist_ok=True)
     (project.cache / "pgbake").mkdir(parents=True)
-    (project.cache / "pgbake/downloads").symlink_to(shared / "downloads")
+    (project.cache / "pgbake/downloads").symlink_to(shared)
     project.edit(f'  "{_EXTENSION}",\n', "")
     project.pgbake("lock")
     project.pgbake("build")

@@ -1,16 +1,14 @@
 """A container engine and a registry for tests, unpacked and not installed: Debian's podman, skopeo and docker-registry.
 
 They run in a mount namespace whose root is a tree of `tests.debian`, with storage of its own; what is in ``directory``
-lies at the same path there. Networks, processes and loopback are the machine's.
+lies at the same path there. Their network is their own, too; processes are the machine's.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,9 +23,11 @@ _PACKAGES = (
 #: Podman asks for more than a machine may be allowed to give; and without systemd its health checks have no timer.
 _LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")
 
+_APART = ("unshare", "--mount", "--net", "--propagation", "private")
 #: Makes the root, tells so, and stays. Cgroups of both versions at once are more than podman understands.
 _ENTER = """
 set -e
+ip link set lo up
 umount /sys/fs/cgroup/unified 2> /dev/null || true
 mkdir -p "$2/upper" "$2/work" "$2/root" "$2/storage"
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
@@ -38,6 +38,9 @@ mount --bind "$2" ".$2"
 mount --bind "$2/storage" var/lib/containers
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
+mkdir -p etc/containers
+for name in iptables ip6tables; do ln -sf "$name-nft" "usr/sbin/$name"; done
+printf '[network]\nnetwork_backend = "netavark"\n' > etc/containers/containers.conf
 pivot_root . old
 echo ready
 exec sleep infinity
@@ -61,7 +64,7 @@ class Engine:
     def __enter__(self) -> Engine:
         tree = debian_tree("bookworm", _PACKAGES)
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "bash", "-c", _ENTER, "-", tree, self.directory],
+            [*_APART, "bash", "-c", _ENTER, "-", tree, self.directory],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._holder.stdout is not None
@@ -79,7 +82,7 @@ class Engine:
         """Return the command that runs another one where the engine is."""
         # Without the caller's environment: engines read a good part of it.
         words = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]
-        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--", *words, *command]
+        return ["nsenter", f"--target={self._holder.pid}", "--mount", "--net", "--", *words, *command]
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program of the engine's."""
@@ -176,16 +179,14 @@ class Container:
 
 @contextmanager
 def registry(engine: Engine) -> Iterator[str]:
-    """Run a registry on loopback, without TLS, and give its HOST:PORT."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Run a registry on the engine's loopback, without TLS, and give its HOST:PORT."""
+    address = "127.0.0.1:5000"
     place = engine.directory / "registry"
     place.mkdir(exist_ok=True)
     config = place / "config.yml"
     config.write_text(
         f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {place}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+        f"http: {{addr: '{address}'}}\n"
     )
     with (place / "log").open("w") as log:
         server = subprocess.Popen(
@@ -193,11 +194,11 @@ def registry(engine: Engine) -> Iterator[str]:
         )
     try:
         for _ in range(200):
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=5):
+            if engine.run("bash", "-c", f"exec 3<>/dev/tcp/{address.replace(':', '/')}", check=False).returncode == 0:
                 break
             assert server.poll() is None, (place / "log").read_text()
             time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
+        yield address
     finally:
         server.terminate()
         server.wait()

@@ -260,10 +260,9 @@ class LayerCache:
         try:
             with (work / "layer.tar.gz").open("wb") as out:
                 facts = _Facts(*write_layer(plan.entries(), out))
-                out.flush()
-                os.fsync(out.fileno())
             (work / "layer.tar.gz").chmod(0o444)
-            write_whole(work / "layer.json", msgspec.json.encode(facts))
+            # Not flushed: what a power cut damages is found by its hash when it is used.
+            (work / "layer.json").write_bytes(msgspec.json.encode(facts))
             place = self.directory / plan.key
             with suppress(FileNotFoundError):
                 remove_tree(place)  # a damaged one
@@ -359,7 +358,7 @@ def write_layout(
         blobs = directory / "blobs/sha256"
         blobs.mkdir(parents=True, exist_ok=True)
         with directory_lock(directory):
-            write_whole(directory / "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+            _put_document(directory / "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
             new = sum(_put_layer(blobs, layer) for layer in layers)
             for content in (configuration, manifest):
                 new += _put(blobs, content)
@@ -371,7 +370,7 @@ def write_layout(
             }
             others = [one for one in index if one.get("annotations", {}).get(REF_NAME) != name]
             value = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": [*others, entry]}
-            write_whole(directory / "index.json", document(value))
+            _put_document(directory / "index.json", document(value))
             _sweep(blobs, [entry["digest"] for entry in value["manifests"]])  # type: ignore[attr-defined]
     except OSError as error:
         raise host_error(error, f"cannot write {directory}") from error
@@ -408,14 +407,22 @@ def _put_layer(blobs: Path, layer: Layer) -> int:
         temporary = place.with_name(f".{place.name}.new")
         shutil.copyfile(layer.file, temporary)
         temporary.rename(place)
+    # On disk before the index names it.
+    with place.open("rb") as file:
+        os.fsync(file.fileno())
     return layer.size
 
 
 def _put(blobs: Path, content: bytes) -> int:
-    place = blobs / hashlib.sha256(content).hexdigest()
-    if place.exists() and place.read_bytes() == content:
-        return 0
-    write_whole(place, content, 0o444)
+    return _put_document(blobs / hashlib.sha256(content).hexdigest(), content, 0o444)
+
+
+def _put_document(file: Path, content: bytes, mode: int = 0o644) -> int:
+    """Write a document where another one, or none, is; return its size where that was so."""
+    with suppress(OSError):
+        if file.read_bytes() == content:
+            return 0
+    write_whole(file, content, mode)
     return len(content)
 
 

@@ -10,15 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.cache import scratch_directory, test_cache
+from pgbake.bundle.merge import Bundle
+from pgbake.formats.keys import SecretKey
+from pgbake.store.local import LocalStore
+from tests import cache
 from tests.containers import Engine, may_run_containers, registry
 from tests.integration.image.conftest import Image
 from tests.projects import TestProject
+from tests.statements import vouch
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not may_run_containers(), reason="containers are made by root"),
 ]
+
+KEY = SecretKey("test-1", bytes(range(32)))
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +46,12 @@ def make(project: TestProject, layout: Path, *args: str) -> dict[str, dict[str, 
 
 def test_equal_bundles_give_equal_images(example: TestProject, image: Image) -> None:
     """Made anew, with nothing cached, in another place, with another umask."""
-    with scratch_directory("images") as directory:
+    with cache.scratch_directory("images") as directory:
         downloads = directory / "cache/pgbake/downloads"
         downloads.parent.mkdir(parents=True)
-        downloads.symlink_to(test_cache() / "pgbake/downloads")
+        shared = cache.test_cache() / "pgbake/downloads"
+        shared.mkdir(parents=True, exist_ok=True)
+        downloads.symlink_to(shared)
         other = TestProject(example.directory, example.store, example.home, directory / "cache")
         before = os.umask(0o077)
         try:
@@ -74,6 +82,27 @@ def test_a_changed_extension_is_its_layer_and_those_above(project: TestProject, 
         "postgresql-15-numeral-1.3", "example-postgresql-15.18", "accounts, directories, entrypoint",
     }  # fmt: skip
     assert [title for title in after if title in before] == list(before)
+
+
+def test_a_bundle_from_a_cache_gives_the_same_image(
+    example: TestProject, bundle: Bundle, image: Image, tmp_path: Path
+) -> None:
+    """By its name, on a machine that has neither project nor store, and trusts whoever vouches for its checks."""
+    url = (tmp_path / "cache").as_uri()
+    example.pgbake("push", "--unchecked", "--to", url, environment={"PGBAKE_SECRET_KEY": KEY.export()})
+    with LocalStore(example.store) as store:
+        vouch(url, store, bundle.path, KEY)
+    (tmp_path / "config/pgbake").mkdir(parents=True)
+    (tmp_path / "config/pgbake/config.toml").write_text(f'[trust]\nkeys = ["{KEY.public}"]\n')
+    (tmp_path / "empty").mkdir()
+    with cache.scratch_directory("newcomer") as directory:
+        newcomer = TestProject(tmp_path / "empty", directory, tmp_path / "home")
+        words = ("image", "container", "example", "--from", url, "--output", str(tmp_path / "layout"), "--json")
+        done = newcomer.pgbake(*words, environment={"XDG_CONFIG_HOME": str(tmp_path / "config")})
+    assert "UNCHECKED" not in done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["name"] == "example:15.18"
+    assert answer["digest"] == image.answer["digest"]
 
 
 def test_the_gate_is_asked(project: TestProject, tmp_path: Path) -> None:
