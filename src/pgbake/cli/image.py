@@ -11,6 +11,8 @@ COMMANDS = {
         "lock": "Pin the packages of machine images.",
         "stage1": "Make a machine's tree with everything but the bundle.",
         "stage2": "Install the bundle into stage 1: a tree, and disks.",
+        "check": "Hold stage 2 against its contract, without booting it.",
+        "test": "Boot stage 2 in a throwaway copy, and try what it must do.",
     },
     "Containers": {
         "container": "Make a container image of the bundle, or push it to a registry.",

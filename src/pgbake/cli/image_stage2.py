@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
+from pgbake.cli.imaging import cluster_option, from_option, port_option, unchecked_option
 
 if TYPE_CHECKING:
     from pgbake.image.disk import Format
@@ -24,14 +23,14 @@ Examples:
   pgbake image stage2 shop --from https://cache.example.org --disk raw --disk vmdk""",
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
-@click.option("--from", "urls", multiple=True, metavar="URL", help="Cache to take from [default: the known ones].")
+@from_option
 @click.option(
     "--disk", "forms", multiple=True, type=click.Choice(["raw", "qcow2", "vmdk", "vhd"]),
     help="Write a disk in this form, too; may be given several times.",
 )  # fmt: skip
-@click.option("--cluster", default="main", show_default=True, metavar="NAME", help="Cluster of the machine.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5432, show_default=True, help="Its port.")
-@click.option("--unchecked", is_flag=True, help="Take a bundle whose checks have not passed, too.")
+@cluster_option
+@port_option
+@unchecked_option
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @json_option
 @pass_app
@@ -52,7 +51,7 @@ def command(
     The tree is never booted: no machine id, no host key, no log is in it, and a scan proves that. The first boot makes
     the data directory. The same stage 1 and bundle give the same bytes.
     """
-    from pgbake.cli.imaging import image_lock, images_dir, made_stage1, workshop
+    from pgbake.cli.imaging import image_lock, images_dir, made_stage2
     from pgbake.cli.installing import meant_bundle
     from pgbake.formats.system import host_system
     from pgbake.image.stage1 import Stage1
@@ -63,7 +62,7 @@ def command(
     first = Stage1.of(images_dir(), lock, host_system())
     told = first.record
     if dry_run:
-        stage = None if told is None else Stage2.of(images_dir(), first, told, path)
+        stage = None if told is None else Stage2.of(images_dir(), first, told, path, f"{cluster}:{port}")
         kept = stage is not None and stage.record is not None
         answer: dict[str, Any] = {"dry-run": True, "bundle": str(path), "stage1-kept": told is not None, "kept": kept}
         if as_json:
@@ -72,37 +71,17 @@ def command(
             app.say(f"stage 1 {first.key} {'would be made' if told is None else 'is kept'}")
             app.say(f"stage 2 of {path} {'is kept' if kept else 'would be made'}")
         return
-    first, told = made_stage1(app, lock, host_system())
-    tools = workshop(app, lock)
-    stage = Stage2.of(images_dir(), first, told, path)
+    made, tools = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)
     with app.reporting() as report:
-        stage.make(tools, told, lambda root: _install(app, path, urls, root, cluster, port, unchecked), report)
-        disks = stage.disks(tools, app.project.manifest.image.bytes, forms, report) if forms else []
+        disks = made.disks(tools, app.project.manifest.image.bytes, forms, report) if forms else []
     if as_json:
         app.say_json(
             {
-                "dry-run": False, "bundle": str(path), "key": stage.key, "tree": str(stage.root),
+                "dry-run": False, "bundle": str(path), "key": made.key, "tree": str(made.root),
                 "disks": [str(disk) for disk in disks],
             }
         )  # fmt: skip
         return
-    app.say(str(stage.root))
+    app.say(str(made.root))
     for disk in disks:
         app.say(str(disk))
-
-
-def _install(
-    app: App, bundle: Any, urls: tuple[str, ...], root: Path, cluster: str, port: int, unchecked: bool
-) -> None:
-    """Install the bundle into a tree; see `pgbake install --root`."""
-    from pgbake.cli.installing import installation, on_machine, provide_bundle
-    from pgbake.events import silent
-    from pgbake.install.installation import Wish
-    from pgbake.install.profiles import Origin
-
-    quiet = dataclasses.replace(app, progress="none")
-    machine = on_machine(quiet, root)
-    checks = provide_bundle(quiet, machine, bundle, urls, unchecked=unchecked, dry_run=False)
-    wish = Wish(bundle, Origin(None, urls, checks), cluster, port, start=False)
-    installation(machine, silent).install(wish)
-    machine.close_store()

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from pgbake.cli.app import App
 
 if TYPE_CHECKING:
+    from pgbake.formats.storepath import StorePath
     from pgbake.formats.system import System
     from pgbake.image.lock import ImageLock
     from pgbake.image.stage1 import Record, Stage1
+    from pgbake.image.stage2 import Stage2
     from pgbake.image.workshop import Workshop
+
+from_option = click.option(
+    "--from", "urls", multiple=True, metavar="URL", help="Cache to take from [default: the known ones]."
+)
+cluster_option = click.option(
+    "--cluster", default="main", show_default=True, metavar="NAME", help="Cluster of the machine."
+)
+port_option = click.option("--port", type=click.IntRange(1, 65535), default=5432, show_default=True, help="Its port.")
+unchecked_option = click.option("--unchecked", is_flag=True, help="Take a bundle whose checks have not passed, too.")
 
 
 def images_dir() -> Path:
@@ -69,3 +84,36 @@ def made_stage1(app: App, lock: ImageLock, system: System) -> tuple[Stage1, Reco
     tools = workshop(app, lock)
     with app.reporting() as report:
         return stage, stage.make(tools, app.project.mirrors, cache_dir() / "downloads", report)
+
+
+def made_stage2(
+    app: App, bundle: StorePath, urls: Sequence[str], cluster: str, port: int, *, unchecked: bool
+) -> tuple[Stage2, Workshop]:
+    """Return stage 2 with a bundle, after making it and what it is made of if need be."""
+    from pgbake.formats.system import host_system
+    from pgbake.image.stage2 import Stage2
+
+    lock = image_lock(app)
+    first, told = made_stage1(app, lock, host_system())
+    tools = workshop(app, lock)
+    stage = Stage2.of(images_dir(), first, told, bundle, f"{cluster}:{port}")
+    with app.reporting() as report:
+        stage.make(tools, told, lambda root: _install(app, bundle, urls, root, cluster, port, unchecked), report)
+    return stage, tools
+
+
+def _install(
+    app: App, bundle: StorePath, urls: Sequence[str], root: Path, cluster: str, port: int, unchecked: bool
+) -> None:
+    """Install the bundle into a tree; see `pgbake install --root`."""
+    from pgbake.cli.installing import installation, on_machine, provide_bundle
+    from pgbake.events import silent
+    from pgbake.install.installation import Wish
+    from pgbake.install.profiles import Origin
+
+    quiet = dataclasses.replace(app, progress="none")
+    machine = on_machine(quiet, root)
+    checks = provide_bundle(quiet, machine, bundle, urls, unchecked=unchecked, dry_run=False)
+    wish = Wish(bundle, Origin(None, tuple(urls), checks), cluster, port, start=False)
+    installation(machine, silent).install(wish)
+    machine.close_store()

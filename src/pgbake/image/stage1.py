@@ -6,6 +6,7 @@ directory of images::
 
     stage1-KEY/root.tar        the tree
     stage1-KEY/packages        its packages: name, version, architecture, one a line
+    stage1-KEY/contents.json   every path of it, and its accounts: what `pgbake.image.contract` remembers
     stage1-KEY/stage1.json     what it was made of, and the sha256 of root.tar; written last
 """
 
@@ -25,7 +26,7 @@ from pgbake.errors import StoreError, host_error
 from pgbake.events import PhaseChanged, Sink, task
 from pgbake.files import write_whole
 from pgbake.formats.system import System
-from pgbake.image import tree
+from pgbake.image import contract, tree
 from pgbake.image.lock import ImageLock, pins_of
 from pgbake.image.workshop import Workshop
 from pgbake.inputs.fetch import fetch
@@ -93,6 +94,11 @@ class Stage1:
         return self.directory / "root.tar"
 
     @property
+    def memory(self) -> contract.Memory:
+        """What it has put into the tree."""
+        return contract.recall(self.directory / "contents.json")
+
+    @property
     def record(self) -> Record | None:
         """What is told of it; None where it is not made yet.
 
@@ -155,6 +161,7 @@ class Stage1:
         tree.tidy(root)
         report(PhaseChanged("stage1", "pack"))
         write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
+        contract.remember(root, bench / "contents.json")
         tree.pack(workshop, bench)
         remove_tree(root)
         with (bench / "root.tar").open("rb") as file:

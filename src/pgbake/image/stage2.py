@@ -59,9 +59,12 @@ class Stage2:
     bundle: StorePath
 
     @classmethod
-    def of(cls, images: Path, stage1: Stage1, told: Stage1Record, bundle: StorePath) -> Stage2:
-        """Return what a stage 1 and a bundle come to."""
-        words = f"{STAGE2_VERSION}\n{told.sha256}\n{bundle}"
+    def of(cls, images: Path, stage1: Stage1, told: Stage1Record, bundle: StorePath, how: str) -> Stage2:
+        """Return what a stage 1 and a bundle come to.
+
+        :param how: in what else two installations of the bundle may differ.
+        """
+        words = f"{STAGE2_VERSION}\n{told.sha256}\n{bundle}\n{how}"
         key = hashlib.sha256(words.encode()).hexdigest()[:32]
         return cls(images / f"stage2-{key}", stage1, bundle)
 

@@ -1,0 +1,86 @@
+"""Images of machines: made of the example's bundle, twice to the same bytes, held against their contract, booted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cache import scratch_directory
+from tests.projects import TestProject
+
+pytestmark = [pytest.mark.integration, pytest.mark.full]
+
+
+def digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@pytest.fixture(scope="module")
+def project(example: TestProject, tmp_path_factory: pytest.TempPathFactory) -> TestProject:
+    """The example, with what its images are made of pinned today."""
+    made = TestProject.copy(tmp_path_factory.mktemp("images") / "project", example.home)
+    made.pgbake("image", "lock")
+    return made
+
+
+def test_an_image_from_manifest_to_booted_machine(project: TestProject) -> None:
+    images = Path(project.environment()["XDG_CACHE_HOME"], "pgbake/images")
+    foreseen = project.json("image", "stage2", "--unchecked", "--dry-run")
+    assert not foreseen["kept"]
+    made = project.json("image", "stage2", "--unchecked", "--disk", "raw", "--disk", "qcow2")
+    tree, (raw, qcow2) = Path(made["tree"]), map(Path, made["disks"])
+    first = {file.name: digest(file) for file in (raw, qcow2)}
+    stage1 = project.json("image", "stage1")
+    assert stage1["kept"]
+    assert digest(Path(stage1["tar"])) == stage1["sha256"]
+
+    # Both stages made anew, by other paths: the same bytes.
+    with scratch_directory("images") as directory:
+        for kept in (Path(stage1["tar"]).parent, tree.parent):
+            kept.rename(directory / kept.name)
+        again = project.json("image", "stage2", "--unchecked", "--disk", "raw", "--disk", "qcow2")
+        assert again["key"] == made["key"]
+        assert {Path(disk).name: digest(Path(disk)) for disk in again["disks"]} == first
+
+    assert project.json("image", "check", "--unchecked")["deviations"] == []
+    proofs = project.json("image", "test", "--unchecked")["proofs"]
+    assert [(proof["name"], proof["found"]) for proof in proofs] == [
+        ("contract", []), ("units", []), ("ports", []), ("server 15/main", []),
+    ]  # fmt: skip
+    assert project.json("image", "check", "--unchecked")["deviations"] == []  # the boot has left no trace
+    assert not list(images.glob("*.new"))
+    assert not list(tree.parent.glob("boot-*"))
+
+    # What somebody does to the tree is told by both.
+    (tree / "etc/systemd/system/multi-user.target.wants/early.service").symlink_to("/lib/systemd/system/early.service")
+    with (tree / "etc/passwd").open("a") as file:
+        file.write("mallory:x:0:0::/root:/bin/bash\n")
+    (tree / "etc/postgresql/15/main/conf.d/00-pgbake.conf").unlink()
+    (tree / "etc/postgresql/15/main/conf.d/00-pgbake.conf").symlink_to("/nowhere")
+    done = project.pgbake("image", "check", "--unchecked", "--json", check=False)
+    assert done.returncode == 1
+    assert {each["what"] for each in json.loads(done.stdout)["deviations"]} == {
+        "/etc/systemd/system/multi-user.target.wants/early.service", "user mallory",
+        "/etc/postgresql/15/main/conf.d/00-pgbake.conf",
+    }  # fmt: skip
+    done = project.pgbake("image", "test", "--unchecked", "--json", check=False)
+    assert done.returncode == 1
+    assert not next(proof for proof in json.loads(done.stdout)["proofs"] if proof["name"] == "contract")["passed"]
+    shutil.rmtree(tree.parent)
+
+
+def test_what_does_not_fit_or_is_not_there_is_one_error(project: TestProject) -> None:
+    small = TestProject.copy(project.directory.parent / "small", project.home)
+    small.edit("[platform]\n", '[image]\nsize = "300MB"\n\n[platform]\n')
+    shutil.copy(project.directory / "pgbake-image.lock", small.directory)
+    done = small.pgbake("image", "stage2", "--unchecked", "--disk", "raw", check=False)
+    assert done.returncode == 1 and "does not fit into a disk of" in done.stderr and "[image] size" in done.stderr
+    small.edit('size = "300MB"\n', 'packages = ["htop"]\n')
+    done = small.pgbake("image", "stage1", check=False)
+    assert done.returncode == 1 and "does not fit the manifest any more" in done.stderr
+    assert "pgbake image lock" in done.stderr
