@@ -126,8 +126,12 @@ def by_apt(base: Path, shelf: Shelf, mirror: Path) -> float:
     with fresh(base, shelf, {mirror: Path("/mirror")}) as machine:
         (machine.tree / "etc/apt/sources.list").write_text("deb [trusted=yes] file:/mirror ./\n")
         machine.run("apt-get", "-qq", "update")
-        script = f"DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install {names}"
-        return answered(machine, lambda: machine.run("sh", "-c", script))
+        # Where no init runs, invoke-rc.d may start nothing.
+        script = f"""
+            DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install {names}
+            pg_lsclusters -h | grep -q online || pg_ctlcluster 15 main start
+        """
+        return answered(machine, lambda: machine.run("sh", "-euc", script))
 
 
 def files_by_pgbake(base: Path, shelf: Shelf) -> float:

@@ -147,6 +147,8 @@ def test_a_script_of_the_conventional_paths_runs_unchanged(shelf: Shelf) -> None
     with container(shelf, "postgresql-15") as machine:
         machine.run("useradd", "--system", "--user-group", "--home-dir", "/var/lib/postgresql", "postgres")
         machine.run("install", "-d", "-o", "postgres", "-g", "postgres", "/var/lib/postgresql", "/var/log/postgresql")
+        # As the maintainer script does, by ucf: a cluster's name is set there.
+        machine.run("install", "-Dt", "/etc/postgresql-common", "/usr/share/postgresql-common/createcluster.conf")
         machine.run("pg_createcluster", "15", "main", "--locale=C.UTF-8", "--", "--data-checksums")
         assert machine.run("readlink", "-f", "/usr/lib/postgresql/15/bin/postgres").startswith("/usr/lib/postgresql/")
         theirs = life(machine)
