@@ -82,8 +82,9 @@ def _debian(engine: Engine, directory: Path) -> str:
     subprocess.run(["cp", "-a", tree, root], check=True)
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\npostgres:x:999:999::/var/lib/postgresql:/bin/bash\n")
     (root / "etc/group").write_text("root:x:0:\npostgres:x:999:\n")
-    if not (root / "var/run").is_symlink():
-        (root / "var/run").symlink_to("/run")  # base-files' maintainer script makes it
+    # A maintainer script would make it a link.
+    shutil.rmtree(root / "var/run", ignore_errors=True)
+    (root / "var/run").symlink_to("/run")
     (root / "usr/local/bin").mkdir(parents=True, exist_ok=True)
     entrypoint = root / "usr/local/bin/docker-entrypoint.sh"
     shutil.copy(_ENTRYPOINT, entrypoint)
