@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cache import test_cache
-from tests.containers import Engine
+from tests.containers import Container, Engine
 from tests.debian import HOST, debian_tree
 from tests.projects import TestProject
 
@@ -82,8 +82,13 @@ def _debian(engine: Engine, directory: Path) -> str:
     subprocess.run(["cp", "-a", tree, root], check=True)
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/bash\npostgres:x:999:999::/var/lib/postgresql:/bin/bash\n")
     (root / "etc/group").write_text("root:x:0:\npostgres:x:999:\n")
+    # A maintainer script would make it a link.
+    shutil.rmtree(root / "var/run", ignore_errors=True)
+    (root / "var/run").symlink_to("/run")
     (root / "usr/local/bin").mkdir(parents=True, exist_ok=True)
-    shutil.copy(_ENTRYPOINT, root / "usr/local/bin/docker-entrypoint.sh")
+    entrypoint = root / "usr/local/bin/docker-entrypoint.sh"
+    shutil.copy(_ENTRYPOINT, entrypoint)
+    entrypoint.chmod(0o755)
     gosu = root / "usr/local/bin/gosu"
     gosu.write_text('#!/bin/sh\nshift\nexec setpriv --reuid=999 --regid=999 --clear-groups "$@"\n')
     gosu.chmod(0o755)
@@ -120,23 +125,23 @@ def _start(engine: Engine, image: str, directory: Path, with_data: bool) -> floa
         password = {"POSTGRES_PASSWORD": "x", "LANG": "C.UTF-8"}
         if with_data:
             with engine.container(image, environment=password, options=options) as container:
-                _await(data, sockets)
+                _await(container, data, sockets)
                 container.stop()
         begin = time.monotonic()
-        with engine.container(image, environment=password, options=options):
-            _await(data, sockets)
+        with engine.container(image, environment=password, options=options) as container:
+            _await(container, data, sockets)
             return time.monotonic() - begin
 
 
-def _await(data: Path, sockets: Path) -> None:
-    end = time.monotonic() + 120
+def _await(container: Container, data: Path, sockets: Path) -> None:
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         if not (data / ".pgbake-first-start").exists() and (data / "PG_VERSION").exists():
             with suppress(OSError):
                 if _answers(sockets / ".s.PGSQL.5432"):
                     return
         time.sleep(0.005)
-    raise AssertionError("no server in the container")
+    raise AssertionError(f"no server in the container:\n{container.log}")
 
 
 def _answers(path: Path) -> bool:
