@@ -48,7 +48,7 @@ COMMANDS = {
         "deb": "Make Debian packages of the bundle and of its extensions.",
     },
     "Images": {
-        "image": "Make images of the bundle: containers.",
+        "image": "Make images of the bundle: machines and containers.",
     },
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",
