@@ -153,7 +153,7 @@ def _is_ours(store: LocalStore, path: StorePath, pid: int, unseen: bool) -> bool
     try:
         return os.path.samestat(os.lstat(f"/proc/{pid}/root{path}"), store.physical(path).lstat())
     except FileNotFoundError:
-        return unseen
+        return unseen and os.path.exists(f"/proc/{pid}")  # noqa: PTH110 - it may have ended just now
     except OSError:
         return True
 
