@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cache import scratch_directory
+from tests.emulator import Firmware, boot_until
 from tests.projects import TestProject
 
 pytestmark = [pytest.mark.integration, pytest.mark.full]
@@ -72,6 +73,30 @@ def test_an_image_from_manifest_to_booted_machine(project: TestProject) -> None:
     assert done.returncode == 1
     assert not next(proof for proof in json.loads(done.stdout)["proofs"] if proof["name"] == "contract")["passed"]
     shutil.rmtree(tree.parent)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_a_disk_boots_and_its_server_answers(project: TestProject, firmware: Firmware) -> None:
+    made = project.json("image", "stage2", "--unchecked", "--disk", "qcow2")
+    (disk,) = map(Path, made["disks"])
+    before = digest(disk)
+    ask = "SELECT 'answer ' || 6 * 7 || ' of ' || count(*) FROM pg_available_extensions"
+    script = f"""
+        until pg_isready -q -h /run/postgresql; do sleep 1; done
+        psql -XAtqw -d postgres -c "{ask}"
+        psql -XAtqw -d postgres -c "CREATE EXTENSION vector; SELECT 'distance ' || ('[3]'::vector <-> '[1]'::vector)"
+    """
+    user_data = "#cloud-config\n" + json.dumps(
+        {
+            "write_files": [{"path": "/run/ask", "content": script, "permissions": "0755"}],
+            "runcmd": [["sh", "-c", "su postgres -c 'sh /run/ask' > /dev/console 2>&1; df / > /dev/console"]],
+        }
+    )
+    with scratch_directory("emulator") as directory:
+        said = boot_until(disk, firmware, user_data, "distance 2", directory, limit=900)
+    assert "answer 42 of " in said
+    assert digest(disk) == before
 
 
 def test_what_does_not_fit_or_is_not_there_is_one_error(project: TestProject) -> None:
