@@ -22,11 +22,11 @@ from pathlib import Path
 
 import msgspec
 
-from pgbake.errors import StoreError, host_error
 from pgbake.events import PhaseChanged, Sink, task
 from pgbake.files import write_whole
 from pgbake.formats.system import System
 from pgbake.image import contract, tree
+from pgbake.image.kept import bench_for, read_record
 from pgbake.image.lock import ImageLock, pins_of
 from pgbake.image.workshop import Workshop
 from pgbake.inputs.fetch import fetch
@@ -36,11 +36,10 @@ from pgbake.machine.apply import Machine
 from pgbake.machine.definition import Part, render_image
 from pgbake.run import run
 from pgbake.store.local import remove_tree
-from pgbake.store.locks import path_lock
-from pgbake.store.locks import silent as silent_wait
 
 #: Changes with every change of how the tree is made.
 STAGE1_VERSION = 1
+_RECORD = "stage1.json"
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -104,40 +103,25 @@ class Stage1:
 
         :raises StoreError: that is damaged.
         """
-        file = self.directory / "stage1.json"
-        try:
-            return msgspec.json.decode(file.read_bytes(), type=Record)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.MsgspecError) as error:
-            raise StoreError(f"{file} is damaged: {error}", hint=f"delete {self.directory} and make it anew") from None
+        return read_record(self.directory / _RECORD, Record)
 
     def make(self, workshop: Workshop, mirrors: Mirrors, downloads: Path, report: Sink) -> Record:
         """Make it, where it is not there; return what is told of it.
-
-        Whoever is killed meanwhile leaves a directory ``.new``, which the next one removes.
 
         :raises PgbakeError: a package cannot be had or installed, or the disk is full.
         """
         if (record := self.record) is not None:
             return record
-        with path_lock(self.directory, silent_wait):
-            if (record := self.record) is not None:
-                return record
-            debs = fetch(self.pins, mirrors, downloads, report)
-            bench = self.directory.with_name(f"{self.directory.name}.new")
-            try:
-                remove_tree(bench)
-                bench.mkdir(parents=True)
+        with bench_for(self.directory, _RECORD) as bench:
+            if bench is not None:
+                debs = fetch(self.pins, mirrors, downloads, report)
                 with task(report, "stage1", "pack", f"stage 1 of {len(debs)} packages"):
-                    record = self._make(workshop, bench, debs, report)
-                remove_tree(self.directory)
-                bench.rename(self.directory)
-            except OSError as error:
-                raise host_error(error, f"cannot make {self.directory}") from error
-            return record
+                    self._make(workshop, bench, debs, report)
+        record = self.record
+        assert record is not None
+        return record
 
-    def _make(self, workshop: Workshop, bench: Path, debs: Mapping[str, Path], report: Sink) -> Record:
+    def _make(self, workshop: Workshop, bench: Path, debs: Mapping[str, Path], report: Sink) -> None:
         report(PhaseChanged("stage1", "install"))
         repository = bench / "repository"
         self._lay_out(repository, debs)
@@ -168,8 +152,7 @@ class Stage1:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         record = Record(STAGE1_VERSION, self.key, self.suite, self.system.name, digest)
-        write_whole(bench / "stage1.json", msgspec.json.encode(record))
-        return record
+        write_whole(bench / _RECORD, msgspec.json.encode(record))
 
     def _lay_out(self, repository: Path, debs: Mapping[str, Path]) -> None:
         """Lay packages out as a repository that apt reads: its index says what the pins say."""

@@ -26,6 +26,7 @@ from pgbake.files import write_whole
 from pgbake.formats.storepath import StorePath
 from pgbake.image import tree
 from pgbake.image.disk import Format, convert, write_disk
+from pgbake.image.kept import bench_for, read_record
 from pgbake.image.stage1 import Record as Stage1Record
 from pgbake.image.stage1 import Stage1, installed
 from pgbake.image.workshop import EPOCH, Workshop
@@ -36,6 +37,7 @@ from pgbake.store.locks import silent as silent_wait
 
 #: Changes with every change of how the tree is made of stage 1 and a bundle.
 STAGE2_VERSION = 1
+_RECORD = "stage2.json"
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -84,13 +86,7 @@ class Stage2:
 
         :raises StoreError: that is damaged.
         """
-        file = self.directory / "stage2.json"
-        try:
-            return msgspec.json.decode(file.read_bytes(), type=Record)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.MsgspecError) as error:
-            raise StoreError(f"{file} is damaged: {error}", hint=f"delete {self.directory} and make it anew") from None
+        return read_record(self.directory / _RECORD, Record)
 
     def make(self, workshop: Workshop, told: Stage1Record, install: Callable[[Path], object], report: Sink) -> Record:
         """Make the tree, where it is not there; return what is told of it.
@@ -101,29 +97,20 @@ class Stage2:
         """
         if (record := self.record) is not None:
             return record
-        with path_lock(self.directory, silent_wait):
-            if (record := self.record) is not None:
-                return record
-            bench = self.directory.with_name(f"{self.directory.name}.new")
-            try:
-                remove_tree(bench)
-                bench.mkdir(parents=True)
+        with bench_for(self.directory, _RECORD) as bench:
+            if bench is not None:
                 with task(report, "stage2", "pack", f"stage 2: {self.bundle.name}"):
                     report(PhaseChanged("stage2", "unpack"))
                     root = tree.unpack(workshop, self.stage1.tar, bench)
                     report(PhaseChanged("stage2", "install"))
                     install(root)
                     report(PhaseChanged("stage2", "tidy"))
-                    record = self._finish(bench, root, told)
-                remove_tree(self.directory)
-                bench.rename(self.directory)
-            except OSError as error:
-                raise host_error(error, f"cannot make {self.directory}") from error
-            finally:
-                remove_tree(bench)
-            return record
+                    self._finish(bench, root, told)
+        record = self.record
+        assert record is not None
+        return record
 
-    def _finish(self, bench: Path, root: Path, told: Stage1Record) -> Record:
+    def _finish(self, bench: Path, root: Path, told: Stage1Record) -> None:
         settle_store(root)
         tree.tidy(root)
         require_clean(root)
@@ -131,8 +118,7 @@ class Stage2:
         write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
         shutil.copyfile(root / str(self.bundle).lstrip("/") / "receipt.json", bench / "receipt.json")
         record = Record(STAGE2_VERSION, self.key, told.sha256, str(self.bundle))
-        write_whole(bench / "stage2.json", msgspec.json.encode(record))
-        return record
+        write_whole(bench / _RECORD, msgspec.json.encode(record))
 
     def disks(self, workshop: Workshop, size: int, forms: Sequence[Format], report: Sink) -> list[Path]:
         """Write the tree as disks, those that are not there yet; return where each lies.

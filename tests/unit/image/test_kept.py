@@ -1,0 +1,53 @@
+"""Directories that are made once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pgbake.errors import HostError, StoreError
+from pgbake.image.kept import bench_for, read_record
+
+
+class Told(msgspec.Struct):
+    size: int
+
+
+def test_it_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    place = tmp_path / "images/one"
+    with bench_for(place, "record") as bench:
+        assert bench is not None
+        (bench / "record").write_text('{"size": 3}')
+        assert not place.exists()
+    assert read_record(place / "record", Told) == Told(3)
+    with bench_for(place, "record") as bench:
+        assert bench is None
+    assert [path.name for path in place.parent.iterdir()] == ["one"]
+
+
+def test_nothing_is_left_of_what_failed_or_was_killed(tmp_path: Path) -> None:
+    place = tmp_path / "one"
+    (tmp_path / "one.new/half").mkdir(parents=True)
+    with pytest.raises(RuntimeError), bench_for(place, "record") as bench:
+        assert bench is not None
+        assert list(bench.iterdir()) == []
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(HostError), bench_for(place, "record"):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_without_its_record_is_made_anew(tmp_path: Path) -> None:
+    place = tmp_path / "one"
+    place.mkdir()
+    (place / "old").touch()
+    assert read_record(place / "record", Told) is None
+    with bench_for(place, "record") as bench:
+        assert bench is not None
+        (bench / "record").write_text("{}")
+    assert [path.name for path in place.iterdir()] == ["record"]
+    with pytest.raises(StoreError, match="is damaged"):
+        read_record(place / "record", Told)
