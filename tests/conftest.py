@@ -26,6 +26,13 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Give the tests of the full tier, which build several servers, an hour each on a busy machine."""
+    for item in items:
+        if item.get_closest_marker("full") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Remember what a tier leaves out."""
     _left_out.extend(item.nodeid for item in items)

@@ -191,7 +191,6 @@ def test_it_is_to_sql_what_debians_package_is(example: TestProject, extension: s
     assert seen["source"] == seen["deb"]
 
 
-@pytest.mark.timeout(3600)  # PostgreSQL is built twice
 def test_all_majors_share_one_runtime(example: TestProject, tmp_path: Path) -> None:
     """On one platform libc, ICU and so all collations are the same files for each major version."""
     receipts = {}
