@@ -135,12 +135,17 @@ def pretend_nix(elsewhere: Path) -> dict[str, str]:
     return environment
 
 
-def contents(directory: Path) -> dict[str, tuple[int, int]]:
-    """Return when each file and directory was changed last, and its size."""
+def contents(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Return when each file and directory was changed last, its size, and what else a change would show in.
+
+    Of a file with further links, when it was written last: other tests link it, and let go of it, meanwhile.
+    """
     found = {}
     for path in directory.rglob("*"):
         status = path.lstat()
-        found[str(path)] = status.st_ctime_ns, status.st_size
+        shared = status.st_nlink > 1 and not path.is_dir()
+        changed = status.st_mtime_ns if shared else status.st_ctime_ns
+        found[str(path)] = changed, status.st_size, status.st_mode, status.st_uid, status.st_gid, status.st_ino
     return found
 
 
