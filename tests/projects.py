@@ -89,7 +89,8 @@ class TestProject:
 def copy_store(store: Path, root: Path) -> None:
     """Copy what is valid in the store below ``store`` to one below ``root``, for a test to add to or to break.
 
-    Files are hard links, which nobody writes to; the database is a copy. Others may be at work in the store.
+    Files below directories are hard links, which nobody writes to. The database is a copy, and so are paths that are
+    files: whoever uses one of the store's must not seem to use one of the copy's. Others may be at work in the store.
     ``root`` must be on the same file system.
     """
     LocalStore(root).close()  # lays it out
@@ -99,7 +100,8 @@ def copy_store(store: Path, root: Path) -> None:
     ):
         source.backup(copy)
         paths = [store / path.lstrip("/") for (path,) in copy.execute("SELECT path FROM ValidPaths")]
-    names = b"\0".join(os.fsencode(path) for path in paths)
-    subprocess.run(["xargs", "-0r", "cp", "-al", "-t", root / "nix/store"], input=names, check=True)
+    for options, group in (("-al", [p for p in paths if p.is_dir()]), ("-a", [p for p in paths if not p.is_dir()])):
+        names = b"\0".join(os.fsencode(path) for path in group)
+        subprocess.run(["xargs", "-0r", "cp", options, "-t", root / "nix/store"], input=names, check=True)
     logs = "nix/var/log/nix/drvs"
     shutil.copytree(store / logs, root / logs, ignore=shutil.ignore_patterns("*.bz2.*"), dirs_exist_ok=True)

@@ -13,6 +13,7 @@ from pgbake.formats.storepath import StorePath
 from pgbake.formats.system import host_system
 from pgbake.lock import RuntimePin, load_lock
 from pgbake.store.local import LocalStore, remove_tree
+from tests.cache import test_cache as shared_cache
 from tests.projects import TestProject
 from tests.unit.inputs.servers import Server, serving
 
@@ -63,7 +64,7 @@ def fetching(apart: TestProject, tmp_path: Path) -> Iterator[Fetching]:
     pin = load_lock(apart.directory / "pgbake.lock").systems[host_system().name].runtime[PACKAGE]
     inputs = apart.project.bundle(host_system()).graph.inputs.values()
     path = next(item.path for item in inputs if (item.kind, item.name) == ("runtime", PACKAGE))
-    content = (apart.store.parent / f"pgbake/downloads/{pin.sha256}-{pin.filename}").read_bytes()
+    content = (shared_cache() / f"pgbake/downloads/{pin.sha256}-{pin.filename}").read_bytes()
     with serving() as server:
         apart.edit("[platform]\n", f'[platform]\nmirrors = ["{server.url}"]\n')
         server.files[quote(pin.path)] = content

@@ -24,6 +24,7 @@ import pytest
 from pgbake.bundle.merge import Bundle
 from pgbake.store.local import LocalStore, remove_tree
 from tests.cache import scratch_directory
+from tests.cache import test_cache as shared_cache
 from tests.projects import EXAMPLE, TestProject, copy_store
 
 pytestmark = pytest.mark.integration
@@ -170,7 +171,7 @@ def test_a_user_s_build_from_nothing_equals_root_s(user: User, example: TestProj
     """Only the downloads are there already. Every package and the bundle are the same, bit by bit."""
     downloads = user.home / ".cache/pgbake/downloads"
     downloads.parent.mkdir(parents=True)
-    subprocess.run(["cp", "-al", str(example.store.parent / "pgbake/downloads"), str(downloads)], check=True)
+    subprocess.run(["cp", "-al", str(shared_cache() / "pgbake/downloads"), str(downloads)], check=True)
     give(user)
     assert user.pgbake("build") == f"{bundle.path}\n"
     outputs = [path for derivation in bundle.graph.derivations.values() for path in derivation.output_paths.values()]

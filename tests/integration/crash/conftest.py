@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,10 +25,15 @@ def cache(example: TestProject) -> Iterator[Path]:
     """An ``XDG_CACHE_HOME`` with the downloads and indexes of earlier tests; what is in it is a copy."""
     shared = test_cache() / "pgbake"
     with scratch_directory("cache") as directory:
-        (directory / "pgbake").mkdir()
-        subprocess.run(["cp", "-al", shared / "downloads", directory / "pgbake"], check=True)
-        if (shared / "apt").exists():
-            subprocess.run(["cp", "-a", shared / "apt", directory / "pgbake"], check=True)
+        (directory / "pgbake/downloads").mkdir(parents=True)
+        (directory / "pgbake/apt").mkdir()
+        for file in (shared / "downloads").iterdir():
+            with suppress(FileNotFoundError):  # what another test fetches has another name when it is whole
+                os.link(file, directory / "pgbake/downloads" / file.name)
+        for root in (shared / "apt").glob("*/lock"):
+            with root.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH)  # another test may be updating it
+                subprocess.run(["cp", "-a", root.parent, directory / "pgbake/apt"], check=True)
         yield directory
 
 

@@ -40,7 +40,7 @@ def seeded(name: str) -> random.Random:
     return random.Random(f"{SEED} {name}")
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 90) -> None:
     """Wait for something that has to happen."""
     deadline = time.monotonic() + seconds
     while not condition():
