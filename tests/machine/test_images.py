@@ -22,9 +22,11 @@ def digest(file: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(example: TestProject, tmp_path_factory: pytest.TempPathFactory) -> TestProject:
-    """The example, with what its images are made of pinned today."""
-    made = TestProject.copy(tmp_path_factory.mktemp("images") / "project", example.home)
+def project(tmp_path_factory: pytest.TempPathFactory) -> TestProject:
+    """The example, built, with what its images are made of pinned today."""
+    top = tmp_path_factory.mktemp("images")
+    made = TestProject.copy(top / "project", top / "home")
+    made.pgbake("build")
     made.pgbake("image", "lock")
     return made
 
