@@ -106,8 +106,8 @@ def test_what_does_not_fit_or_is_not_there_is_one_error(project: TestProject) ->
     small.edit("[platform]\n", '[image]\nsize = "300MB"\n\n[platform]\n')
     shutil.copy(project.directory / "pgbake-image.lock", small.directory)
     done = small.pgbake("image", "stage2", "--unchecked", "--disk", "raw", check=False)
-    assert done.returncode == 1 and "does not fit into a disk of" in done.stderr and "[image] size" in done.stderr
+    assert done.returncode == 2 and "does not fit into a disk of" in done.stderr and "[image] size" in done.stderr
     small.edit('size = "300MB"\n', 'packages = ["htop"]\n')
     done = small.pgbake("image", "stage1", check=False)
-    assert done.returncode == 1 and "does not fit the manifest any more" in done.stderr
+    assert done.returncode != 0 and "does not fit the manifest any more" in done.stderr
     assert "pgbake image lock" in done.stderr
