@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
+from pgbake.cli.imaging import unchecked_option
+from pgbake.cli.installing import from_option
 from pgbake.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ Examples:
   pgbake image container --dry-run                             the layers, and which are new""",
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
-@click.option("--from", "urls", multiple=True, metavar="URL", help="Cache to take from [default: the known ones].")
+@from_option
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="OCI layout to write the image into [default: image].",
@@ -55,7 +57,7 @@ Examples:
 )  # fmt: skip
 @click.option("--extension", metavar="NAME", help="Make an image of one extension, for CloudNativePG's image volumes.")
 @click.option("--only-cached", is_flag=True, help="Build nothing.")
-@click.option("--unchecked", is_flag=True, help="Take a bundle whose checks have not passed, too.")
+@unchecked_option
 @click.option("--dry-run", is_flag=True, help="Show the layers and which would be made, and write nothing.")
 @json_option
 @pass_app

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, from_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, port_option, unchecked_option
+from pgbake.cli.installing import from_option
 
 if TYPE_CHECKING:
     from pgbake.image.disk import Format

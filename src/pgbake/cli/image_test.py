@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, from_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, port_option, unchecked_option
+from pgbake.cli.installing import from_option
 
 
 @click.command(

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from pgbake.image.stage2 import Stage2
     from pgbake.image.workshop import Workshop
 
-from_option = click.option(
-    "--from", "urls", multiple=True, metavar="URL", help="Cache to take from [default: the known ones]."
-)
 cluster_option = click.option(
     "--cluster", default="main", show_default=True, metavar="NAME", help="Cluster of the machine."
 )

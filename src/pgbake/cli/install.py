@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.installing import adopt_option, divert_option, restart_option, root_option, timeout_option
+from pgbake.cli.installing import adopt_option, divert_option, from_option, restart_option, root_option, timeout_option
 
 
 @click.command(
@@ -21,7 +21,7 @@ Examples:
   pgbake install --dry-run                                 the manifest's; what would change, file by file""",
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
-@click.option("--from", "urls", multiple=True, metavar="URL", help="Cache to take from [default: the known ones].")
+@from_option
 @root_option
 @click.option("--cluster", default="main", show_default=True, metavar="NAME", help="Cluster of a first install.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Its port [default: the first free from 5432].")

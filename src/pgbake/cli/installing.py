@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pgbake.install.profiles import Generation
     from pgbake.machine.apply import Plan, Way
 
+from_option = click.option(
+    "--from", "urls", multiple=True, metavar="URL", help="Cache to take from [default: the known ones]."
+)
 root_option = click.option(
     "--root", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Tree of a machine to work on, instead of this machine.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -210,11 +210,3 @@ def _entry(place: Path) -> Entry:
 
 def _is_below(path: str, places: Iterable[str]) -> bool:
     return any(path == place or path.startswith(f"{place}/") for place in places)
-
-
-def by_kind(found: Iterable[Deviation]) -> Mapping[str, int]:
-    """Count deviations by what was found."""
-    counted: dict[str, int] = {}
-    for deviation in found:
-        counted[deviation.found] = counted.get(deviation.found, 0) + 1
-    return counted

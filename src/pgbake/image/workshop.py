@@ -13,22 +13,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pgbake.errors import HostError
 from pgbake.events import Sink
+from pgbake.image.kept import bench_for
 from pgbake.inputs.buildroot import make_build_root
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import UNPACKING_VERSION, Pin
 from pgbake.run import Completed, run
-from pgbake.store.local import remove_tree
-from pgbake.store.locks import path_lock
-from pgbake.store.locks import silent as silent_wait
 
-#: 2000-01-01: the time of files in images, in Unix seconds. Nix's 1 would be older than what a tar can be told to omit,
-#: and some programs take a file of 1970 for one that is missing.
+#: 2000-01-01: the time of files in images, in Unix seconds. Not Nix's 1: FAT, which firmware reads, begins with 1980.
 EPOCH = 946684800
 #: Where a directory that is worked on is shown.
 BENCH = Path("/build")
@@ -95,12 +91,7 @@ def open_workshop(images: Path, pins: Mapping[str, Pin], mirrors: Mirrors, downl
     key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
     tree = images / f"workshop-{key}"
     if not tree.exists():
-        images.mkdir(parents=True, exist_ok=True)
-        with path_lock(tree, silent_wait):
-            if not tree.exists():
-                new = tree.with_name(f"{tree.name}.new")
-                with suppress(FileNotFoundError):
-                    remove_tree(new)  # of a run that was killed
-                make_build_root(fetch(pins, mirrors, downloads, report), new, report)
-                new.rename(tree)
+        with bench_for(tree, "usr") as bench:
+            if bench is not None:
+                make_build_root(fetch(pins, mirrors, downloads, report), bench, report)
     return Workshop(tree)
