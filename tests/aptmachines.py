@@ -13,13 +13,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pgbake.inputs.mirrors import host_mirrors
-from tests.cache import test_cache
+from tests.cache import scratch_directory, test_cache
 from tests.debian import debian_tree
 from tests.namespaces import in_tree
 
@@ -34,8 +33,8 @@ def machine_tree(packages: tuple[str, ...], suite: str = "bookworm") -> Path:
         if not tree.exists():
             program = debian_tree("bookworm", ("mmdebstrap",)) / "usr/bin/mmdebstrap"
             mirror = host_mirrors("bookworm").of("debian")[0]
-            with tempfile.TemporaryDirectory(dir=test_cache(), prefix="unpacking-") as scratch:
-                made = Path(scratch, "tree")
+            with scratch_directory("unpacking") as directory:
+                made = directory / "tree"
                 made.mkdir(mode=0o755)
                 subprocess.run(
                     ["perl", program, "--mode=root", "--variant=apt", f"--include={','.join(packages)}", suite, made,

@@ -11,22 +11,18 @@ directory that the farm is given.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from pgbake.errors import PgbakeError
 from pgbake.store.local import remove_tree
-from tests.debian import debian_tree
-from tests.oracle import PACKAGES, OracleUnavailable, write_accounts
+from tests.oracle import PACKAGES, dressed_tree, write_accounts
 
 _PACKAGES = (*PACKAGES, "openssh-server", "openssh-client", "bash", "grep", "sed", "util-linux", "procps")
 
@@ -78,22 +74,13 @@ def farm_tree(suite: str) -> Path:
 
     :raises OracleUnavailable: no mirror delivers the packages.
     """
-    try:
-        packages = debian_tree(suite, _PACKAGES)
-    except PgbakeError as error:
-        raise OracleUnavailable(f"Nix of {suite}: {error}") from error
-    tree = packages.with_name(f"farm-of-{packages.name}")
-    with tree.with_name(f"{tree.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not tree.exists():
-            with tempfile.TemporaryDirectory(dir=tree.parent, prefix="unpacking-") as scratch:
-                new = Path(scratch, "tree")
-                (new / "etc/ssh").mkdir(parents=True)
-                (new / "usr").symlink_to(packages / "usr")
-                write_accounts(new / "etc")
-                (new / "etc/ssh/ssh_config").write_text(_SSH)
-                new.rename(tree)
-    return tree
+    return dressed_tree("farm", suite, _PACKAGES, _dress)
+
+
+def _dress(etc: Path) -> None:
+    write_accounts(etc)
+    (etc / "ssh").mkdir()
+    (etc / "ssh/ssh_config").write_text(_SSH)
 
 
 class Host:

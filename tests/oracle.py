@@ -22,7 +22,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -181,11 +181,20 @@ def newer_nix(suite: str = "trixie") -> Path:
 
     :raises OracleUnavailable: no mirror delivers the packages.
     """
+    return dressed_tree("nix", suite, PACKAGES, write_accounts)
+
+
+def dressed_tree(name: str, suite: str, wanted: tuple[str, ...], dress: Callable[[Path], object]) -> Path:
+    """Return a tree with the programs of Debian's packages and an ``etc`` of its own, after making it if need be.
+
+    :param dress: writes what lies in ``etc``.
+    :raises OracleUnavailable: no mirror delivers the packages.
+    """
     try:
-        packages = debian_tree(suite, PACKAGES)
+        packages = debian_tree(suite, wanted)
     except PgbakeError as error:
         raise OracleUnavailable(f"Nix of {suite}: {error}") from error
-    tree = packages.with_name(f"nix-of-{packages.name}")
+    tree = packages.with_name(f"{name}-of-{packages.name}")
     with tree.with_name(f"{tree.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tree.exists():
@@ -193,7 +202,7 @@ def newer_nix(suite: str = "trixie") -> Path:
                 new = directory / "tree"
                 (new / "etc").mkdir(parents=True)
                 (new / "usr").symlink_to(packages / "usr")
-                write_accounts(new / "etc")
+                dress(new / "etc")
                 new.rename(tree)
     return tree
 

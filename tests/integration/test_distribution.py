@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from pgbake import __version__
 from pgbake.formats.system import host_system
 from pgbake.project import Project
 from tests import cache
+from tests.cache import scratch_directory
 from tests.debian import HOST
 from tests.installs import Shelf, built_example, host_tree
 from tests.machines import contained
@@ -67,9 +67,7 @@ def test_a_wheel(tmp_path: Path) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_one_file_installs_where_there_is_no_python(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with tempfile.TemporaryDirectory(dir=cache.test_cache(), prefix="one-file-") as directory:
-        scratch = Path(directory)
-        scratch.chmod(0o755)
+    with scratch_directory("one-file") as scratch:
         made = [scratch / "tools/pgbake", scratch / "again"]
         made[0].parent.mkdir()
         for file in made:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from pgbake.formats.storepath import StorePath
+from tests.cache import scratch_directory
 from tests.installs import OTHERWISE, Shelf, host_tree, snapshot
 from tests.machines import MACHINE, Booted, booted
 
@@ -33,8 +33,8 @@ _ITS_OWN = (
 def machine(request: pytest.FixtureRequest, shelf: Shelf, otherwise: StorePath) -> Iterator[Booted]:
     """A machine of a release, booted; it trusts the key that signs the cache which it serves itself."""
     shelf.offer(shelf.small())
-    with tempfile.TemporaryDirectory(dir=shelf.root.parent, prefix="machine-") as directory:
-        tree = host_tree(Path(directory) / "tree", request.param, MACHINE)
+    with scratch_directory("machine") as directory:
+        tree = host_tree(directory / "tree", request.param, MACHINE)
         with booted(tree, shelf.root, {shelf.cache: Path("/cache")}) as running:
             running.trust("tests-1", cache="http://127.0.0.1:8080")
             with subprocess.Popen(running.command("pgbake", "cache", "serve", "/cache"), stdout=subprocess.PIPE) as web:

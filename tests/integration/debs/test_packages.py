@@ -19,6 +19,7 @@ from pgbake.checks.uses import Uses
 from pgbake.recipes.recipe import SHIPPED
 from tests import cache
 from tests.aptmachines import Machine, machine_tree
+from tests.cache import scratch_directory
 from tests.installs import write_other_major
 from tests.integration.inputs.repository import Keys
 from tests.lintian import lintian
@@ -63,8 +64,8 @@ class Packed:
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A directory on a real file system, which overlays want."""
-    with tempfile.TemporaryDirectory(dir=cache.test_cache(), prefix="debs-") as directory:
-        yield Path(directory)
+    with scratch_directory("debs") as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.cache import scratch_directory
 from tests.installs import Shelf, built_example
 
 
@@ -15,6 +14,5 @@ from tests.installs import Shelf, built_example
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
     """A store with the example bundle alone."""
     store, bundle = built_example(tmp_path_factory.mktemp("example"))
-    with tempfile.TemporaryDirectory(dir=store.parent, prefix="shelf-") as directory:
-        Path(directory).chmod(0o755)
-        yield Shelf.make(Path(directory) / "store", Path(directory) / "home", store, bundle)
+    with scratch_directory("shelf") as directory:
+        yield Shelf.make(directory / "store", directory / "home", store, bundle)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 
 from pgbake.formats.system import host_system
 from tests import cache
+from tests.cache import scratch_directory
 from tests.installs import Shelf, host_tree, snapshot, write_other_major
 from tests.machines import MACHINE, Booted, contained
 from tests.projects import TestProject
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.integration
 @contextmanager
 def container(shelf: Shelf, *packages: str) -> Iterator[Booted]:
     """Give a container with further packages of Debian's, unpacked."""
-    with tempfile.TemporaryDirectory(dir=shelf.root.parent, prefix="machine-") as directory:
-        tree = host_tree(Path(directory) / "tree", "bookworm", (*MACHINE, *packages))
+    with scratch_directory("machine") as directory:
+        tree = host_tree(directory / "tree", "bookworm", (*MACHINE, *packages))
         (tree / "sys").mkdir(exist_ok=True)
         with contained(tree, shelf.root) as machine:
             yield machine

@@ -7,12 +7,12 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cache import scratch_directory
 from tests.installs import Shelf, host_tree, snapshot
 from tests.machines import MACHINE, Booted, contained
 
@@ -24,8 +24,8 @@ def machine(shelf: Shelf) -> Iterator[Booted]:
     """A machine that trusts one key, and a cache with bundles that key has signed; nothing that follows changes it."""
     shelf.offer(shelf.bundle, shelf.foreign(), shelf.future())
     shelf.offer(shelf.small(), checked=False)
-    with tempfile.TemporaryDirectory(dir=shelf.root.parent, prefix="machine-") as directory:
-        tree = host_tree(Path(directory) / "tree", "bookworm", (*MACHINE, "nix-bin"))
+    with scratch_directory("machine") as directory:
+        tree = host_tree(directory / "tree", "bookworm", (*MACHINE, "nix-bin"))
         # Out of PATH, and so as good as not there; one test brings it back.
         (tree / "usr/bin/nix-store").rename(tree / "usr/lib/nix-store")
         (tree / "sys").mkdir(exist_ok=True)

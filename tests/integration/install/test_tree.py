@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from pgbake.events import silent
 from pgbake.install.installation import Installation
 from pgbake.store.local import LocalStore
+from tests.cache import scratch_directory
 from tests.installs import Shelf, host_tree, snapshot
 
 pytestmark = pytest.mark.integration
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def tree(shelf: Shelf) -> Iterator[Path]:
     """The tree of a small machine."""
-    with tempfile.TemporaryDirectory(dir=shelf.root.parent, prefix="tree-") as directory:
-        yield host_tree(Path(directory) / "tree")
+    with scratch_directory("tree") as directory:
+        yield host_tree(directory / "tree")
 
 
 def chroot(tree: Path, *argv: str, user: str = "root") -> str:
