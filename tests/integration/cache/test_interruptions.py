@@ -175,7 +175,7 @@ def disk() -> Iterator[SmallDisk]:
     if os.geteuid() != 0:
         pytest.skip("only root may mount the disk that is filled")
     with scratch_directory("disk") as directory:
-        disk = SmallDisk(directory)
+        disk = SmallDisk(directory / "disk")
         yield disk
         disk.close()
 

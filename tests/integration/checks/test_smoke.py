@@ -49,13 +49,12 @@ def test_a_use_that_fails_is_told_and_run_again(example: TestProject, tmp_path: 
     assert project.json("check", "--failed") == []
 
 
-def test_a_second_run_gives_the_same_bytes(example: TestProject, tmp_path: Path) -> None:
-    project = _own(example, tmp_path)
-    path = Path(project.json("check", "smoke/numeral")[0]["path"])
-    file = project.store / path.relative_to("/") / "results.tap"
+def test_a_second_run_gives_the_same_bytes(apart: TestProject) -> None:
+    path = Path(apart.json("check", "smoke/numeral")[0]["path"])
+    file = apart.store / path.relative_to("/") / "results.tap"
     before = file.read_bytes()
     assert b"ok 2 - used\n" in before
-    (outcome,) = project.json("check", "smoke/numeral", "--again")
+    (outcome,) = apart.json("check", "smoke/numeral", "--again")
     assert outcome["state"] == "passed" and file.read_bytes() == before
 
 

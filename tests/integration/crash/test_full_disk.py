@@ -30,10 +30,11 @@ KB, MB = 1024, 1024 * 1024
 
 
 class SmallDisk:
-    """A tmpfs that is mounted at ``place``; a process that sees the end of this one unmounts it, whatever happens."""
+    """A tmpfs that is mounted at a new directory ``place``; a process that sees the end of this one unmounts it, whatever happens."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
+        place.mkdir()
         script = (
             'mount -t tmpfs -o size=8g,mode=755 none "$0" && trap "" INT && echo mounted && read -r end; umount -l "$0"'
         )
@@ -57,7 +58,7 @@ class SmallDisk:
 @pytest.fixture
 def disk() -> Iterator[SmallDisk]:
     with scratch_directory("disk") as directory:
-        disk = SmallDisk(directory)
+        disk = SmallDisk(directory / "disk")
         yield disk
         disk.close()
 
