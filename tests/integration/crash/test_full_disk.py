@@ -30,7 +30,7 @@ KB, MB = 1024, 1024 * 1024
 
 
 class SmallDisk:
-    """A tmpfs that is mounted at a new directory ``place``; a process that sees the end of this one unmounts it, whatever happens."""
+    """A tmpfs mounted at a new directory; a process that sees the end of this one unmounts it, whatever happens."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
