@@ -185,18 +185,20 @@ def built_otherwise(scratch: Path) -> tuple[Path, StorePath]:
     return project.store, project.project.bundle(host_system()).path
 
 
-def write_other_major(directory: Path, major: int) -> None:
-    """Write a manifest of another major version, with two extensions and no language: the least to build."""
-    directory.mkdir(parents=True)
+def write_other_major(
+    directory: Path, major: int, extensions: Iterable[str] = ("numeral",), suite: str = "bookworm"
+) -> None:
+    """Write a manifest of another major version, with no language and one extension: the least to build."""
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "pgbake.toml").write_text(f"""\
 name = "example"
 postgresql = {major}
-extensions = ["numeral", "pgvector"]
+extensions = {json.dumps(list(extensions))}
 languages = []
 locales = ["C.UTF-8", "en_US.UTF-8"]
 
 [platform]
-suite = "bookworm"
+suite = "{suite}"
 security = false
 updates = false
 """)

@@ -261,7 +261,7 @@ def test_packages_of_other_majors(major: int, tmp_path: Path, scratch: Path) -> 
         su postgres -c '/usr/lib/postgresql/{major}/bin/pg_ctl start -s -w -D /var/lib/postgresql/{major}/main \\
           -l /tmp/log -o "-c config_file=/etc/postgresql/{major}/main/postgresql.conf"'
         su postgres -c "psql -XAtqc 'SHOW server_version' postgres"
-        su postgres -c "psql -XAtqc 'CREATE EXTENSION vector' postgres"
+        su postgres -c "psql -XAtqc 'CREATE EXTENSION numeral' postgres"
         su postgres -c '/usr/lib/postgresql/{major}/bin/pg_ctl stop -s -w -D /var/lib/postgresql/{major}/main'
     """)
     assert answer.splitlines()[0].startswith(f"{major}")

@@ -22,6 +22,9 @@ from tests.projects import TestProject
 
 pytestmark = pytest.mark.integration
 
+#: From the tests' store.
+_FROM_SHELF = ("--from", "local?root=/shelf", "--unchecked")
+
 
 @contextmanager
 def container(shelf: Shelf, *packages: str) -> Iterator[Booted]:
@@ -35,7 +38,7 @@ def container(shelf: Shelf, *packages: str) -> Iterator[Booted]:
 
 def install(machine: Booted, shelf: Shelf, *options: str) -> None:
     """Install from the tests' store."""
-    machine.pgbake("install", str(shelf.bundle), "--from", "local?root=/shelf", "--unchecked", *options)
+    machine.pgbake("install", str(shelf.bundle), *_FROM_SHELF, *options)
 
 
 def test_a_server_in_the_foreground(shelf: Shelf) -> None:
@@ -90,7 +93,7 @@ def test_two_major_versions_side_by_side(shelf: Shelf, tmp_path: Path) -> None:
     with container(shelf) as machine:
         before = snapshot(machine.tree)
         install(machine, shelf)
-        machine.pgbake("install", str(newer), "--from", "local?root=/shelf", "--unchecked")
+        machine.pgbake("install", str(newer), *_FROM_SHELF)
         clusters = json.loads(machine.pgbake("cluster", "list", "--json"))
         assert [(row["cluster"], row["port"], bool(row["pid"])) for row in clusters] == [
             ("15/main", 5432, True), ("17/main", 5433, True)
@@ -102,7 +105,7 @@ def test_two_major_versions_side_by_side(shelf: Shelf, tmp_path: Path) -> None:
                 psql, "-XAtqc", "SHOW server_version", "-p", str(port), "-d", "postgres", user="postgres"
             )
             assert said.startswith(f"{major}.")
-            machine.run(psql, "-XAtqc", "CREATE EXTENSION vector", "-p", str(port), "-d", "postgres", user="postgres")
+            machine.run(psql, "-XAtqc", "CREATE EXTENSION numeral", "-p", str(port), "-d", "postgres", user="postgres")
         assert machine.run("psql", "--version").startswith("psql (PostgreSQL) 15."), "the first keeps the plain names"
         ambiguous = machine.attempt("pgbake", "rollback")
         assert ambiguous.returncode == 2 and "--major" in ambiguous.stderr
@@ -115,6 +118,35 @@ def test_two_major_versions_side_by_side(shelf: Shelf, tmp_path: Path) -> None:
         machine.pgbake("uninstall", "--purge")
         after = {name: what for name, what in snapshot(machine.tree).items() if not name.startswith("var/cache/pgbake")}
         assert after == before
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("major", "suite"), [(17, "trixie"), (18, "sid")])
+def test_an_extension_is_added_to_a_running_server(shelf: Shelf, tmp_path: Path, major: int, suite: str) -> None:
+    """With a library that the bundle did not have; `tests/machine` has the same of 15."""
+    project = TestProject(tmp_path / "project", cache.test_cache() / "store", tmp_path / "home")
+    bundles = []
+    for extensions in (("numeral",), ("numeral", "http")):
+        write_other_major(project.directory, major, extensions, suite)
+        project.pgbake("lock")
+        project.pgbake("build")
+        bundles.append(project.project.bundle(host_system()).path)
+        shelf.take(project.store, bundles[-1])
+    libraries = [
+        {file.name for file in (shelf.root / str(bundle).lstrip("/")).glob("lib/*/libcurl*")} for bundle in bundles
+    ]
+    assert not libraries[0] and libraries[1]
+    with container(shelf) as machine:
+        first, second = bundles
+        done = json.loads(machine.pgbake("install", str(first), *_FROM_SHELF, "--json"))
+        assert done["started"] == [f"{major}/main"]
+        started = machine.sql("SELECT pg_postmaster_start_time()")
+        done = json.loads(machine.pgbake("install", str(second), *_FROM_SHELF, "--json"))
+        assert done["live"] and done["restart-reasons"] == []
+        machine.sql("CREATE EXTENSION http")
+        assert machine.sql("SELECT urlencode('a b')") == "a%20b"
+        assert machine.sql("SELECT pg_postmaster_start_time()") == started
 
 
 def test_debians_tools_work_on_ours(shelf: Shelf) -> None:
