@@ -64,6 +64,10 @@ class ServerError(PgbakeError):
     """A local server did not start, stop or answer."""
 
 
+class MigrationError(PgbakeError):
+    """A migration of an image fails, or is not what it was when it was first applied."""
+
+
 class HostError(PgbakeError):
     """The machine lacks something: a program, a permission, a kernel feature, disk space."""
 

@@ -44,6 +44,7 @@
     [image]                             # of machines, see `pgbake image`
     packages = ["htop"]                 # Debian's, beyond what such an image has
     size = "8GB"                        # of its disk, which grows with the machine's
+    migrations = "db/migrations"        # SQL in dbmate's form, for the first boot; else "migrations", where it is there
 
 ``max_closure = "260MB"`` at the top sets a budget: `pgbake build` fails where the bundle's closure is larger.
 """
@@ -127,10 +128,12 @@ class ImageSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param packages: of Debian's, beyond those that every image has.
     :param size: of the disk, as people write it.
+    :param migrations: directory with SQL, relative to the manifest; None: ``migrations``, where that is there.
     """
 
     packages: tuple[str, ...] = ()
     size: str = "4GB"
+    migrations: str | None = None
 
     @property
     def bytes(self) -> int:

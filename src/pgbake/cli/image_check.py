@@ -46,10 +46,11 @@ def command(
 
     The exit status is 1 where anything deviates.
     """  # fmt: skip
-    from pgbake.cli.imaging import image_lock, made_stage1, made_stage2
+    from pgbake.cli.imaging import image_lock, made_stage1, made_stage2, migrations
     from pgbake.cli.installing import meant_bundle
     from pgbake.formats.system import host_system
     from pgbake.image.contract import Deviation
+    from pgbake.image.migrations import migration_parts
     from pgbake.image.tree import leftovers
     from pgbake.image.verify import check_tree
 
@@ -57,7 +58,7 @@ def command(
         path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
         tree = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)[0].root
     stage1, _ = made_stage1(app, image_lock(app), host_system())
-    found = check_tree(tree, stage1.memory)
+    found = check_tree(tree, stage1.memory, migration_parts(migrations(app)))
     left = [line.partition(": ") for line in leftovers(tree)]
     found += [Deviation(what, why) for what, _, why in left]
     if as_json:

@@ -32,6 +32,9 @@ Examples:
 @cluster_option
 @port_option
 @unchecked_option
+@click.option(
+    "--replay", is_flag=True, help="See that each migration can be run a second time, whatever the table says."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @json_option
 @pass_app
@@ -43,6 +46,7 @@ def command(
     cluster: str,
     port: int,
     unchecked: bool,
+    replay: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -50,20 +54,20 @@ def command(
 
     The bundle comes from the store or the caches, with the signatures and checks that are demanded; nothing is built.
     The tree is never booted: no machine id, no host key, no log is in it, and a scan proves that. The first boot makes
-    the data directory. The same stage 1 and bundle give the same bytes.
+    the data directory and applies the migrations, which lie in the form of dbmate in migrations of the project;
+    that they can be applied is seen here, on a data directory that is thrown away. The same inputs give the same bytes.
     """
-    from pgbake.cli.imaging import image_lock, images_dir, made_stage2
+    from pgbake.cli.imaging import image_lock, images_dir, made_stage2, meant_stage2
     from pgbake.cli.installing import meant_bundle
     from pgbake.formats.system import host_system
     from pgbake.image.stage1 import Stage1
-    from pgbake.image.stage2 import Stage2
 
     lock = image_lock(app)
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
     first = Stage1.of(images_dir(), lock, host_system())
     told = first.record
     if dry_run:
-        stage = None if told is None else Stage2.of(images_dir(), first, told, path, f"{cluster}:{port}")
+        stage = None if told is None else meant_stage2(app, first, told, path, cluster, port)
         kept = stage is not None and stage.record is not None
         answer: dict[str, Any] = {"dry-run": True, "bundle": str(path), "stage1-kept": told is not None, "kept": kept}
         if as_json:
@@ -73,13 +77,15 @@ def command(
             app.say(f"stage 2 of {path} {'is kept' if kept else 'would be made'}")
         return
     made, tools = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)
+    if replay:
+        made.replay()
     with app.reporting() as report:
         disks = made.disks(tools, app.project.manifest.image.bytes, forms, report) if forms else []
     if as_json:
         app.say_json(
             {
                 "dry-run": False, "bundle": str(path), "key": made.key, "tree": str(made.root),
-                "disks": [str(disk) for disk in disks],
+                "disks": [str(disk) for disk in disks], "migrations": [each.name for each in made.migrations],
             }
         )  # fmt: skip
         return

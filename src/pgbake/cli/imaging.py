@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pgbake.formats.storepath import StorePath
     from pgbake.formats.system import System
     from pgbake.image.lock import ImageLock
+    from pgbake.image.migrations import Migration
     from pgbake.image.stage1 import Record, Stage1
     from pgbake.image.stage2 import Stage2
     from pgbake.image.workshop import Workshop
@@ -83,19 +84,53 @@ def made_stage1(app: App, lock: ImageLock, system: System) -> tuple[Stage1, Reco
         return stage, stage.make(tools, app.project.mirrors, cache_dir() / "downloads", report)
 
 
+def migrations_dir(app: App) -> Path:
+    """Return where the project's migrations lie, if it has any.
+
+    :raises ManifestError: the manifest names a directory that is not there.
+    """
+    from pgbake.errors import ManifestError
+
+    named = app.project.manifest.image.migrations
+    directory = app.project.directory / (named or "migrations")
+    if named is not None and not directory.is_dir():
+        raise ManifestError(f"there is no directory {directory}", hint="[image] migrations in the manifest names it")
+    return directory
+
+
+def migrations(app: App) -> tuple[Migration, ...]:
+    """Return the project's migrations, none of which is another than when it was first applied.
+
+    :raises PgbakeError: one is wrong, changed or gone.
+    """
+    from pgbake.image.migrations import read_migrations, require_append_only
+
+    found = read_migrations(migrations_dir(app))
+    require_append_only(migrations_dir(app), found)
+    return found
+
+
+def meant_stage2(app: App, first: Stage1, told: Record, bundle: StorePath, cluster: str, port: int) -> Stage2:
+    """Return the stage 2 of a bundle and the project's migrations, as it is to be or is."""
+    from pgbake.image.stage2 import Stage2
+
+    return Stage2.of(images_dir(), first, told, bundle, f"{cluster}:{port}", migrations(app))
+
+
 def made_stage2(
     app: App, bundle: StorePath, urls: Sequence[str], cluster: str, port: int, *, unchecked: bool
 ) -> tuple[Stage2, Workshop]:
     """Return stage 2 with a bundle, after making it and what it is made of if need be."""
     from pgbake.formats.system import host_system
-    from pgbake.image.stage2 import Stage2
+    from pgbake.image.migrations import note_applied
 
     lock = image_lock(app)
     first, told = made_stage1(app, lock, host_system())
+    stage = meant_stage2(app, first, told, bundle, cluster, port)
     tools = workshop(app, lock)
-    stage = Stage2.of(images_dir(), first, told, bundle, f"{cluster}:{port}")
     with app.reporting() as report:
         stage.make(tools, told, lambda root: _install(app, bundle, urls, root, cluster, port, unchecked), report)
+    note_applied(migrations_dir(app), stage.migrations)
     return stage, tools
 
 

@@ -1,4 +1,4 @@
-"""Stage 2: stage 1 with a bundle installed from a cache, as a tree and as a disk, never booted.
+"""Stage 2: stage 1 with a bundle installed from a cache, and migrations, as a tree and as a disk, never booted.
 
 On disk, below the directory of images::
 
@@ -27,16 +27,19 @@ from pgbake.formats.storepath import StorePath
 from pgbake.image import tree
 from pgbake.image.disk import Format, convert, write_disk
 from pgbake.image.kept import bench_for, read_record
+from pgbake.image.migrations import Migration, migration_parts, prove
 from pgbake.image.stage1 import Record as Stage1Record
 from pgbake.image.stage1 import Stage1, installed
+from pgbake.image.verify import wanted_of
 from pgbake.image.workshop import EPOCH, Workshop
+from pgbake.machine.apply import Machine
 from pgbake.store.database import rewrite
 from pgbake.store.local import remove_tree
 from pgbake.store.locks import path_lock
 from pgbake.store.locks import silent as silent_wait
 
 #: Changes with every change of how the tree is made of stage 1 and a bundle.
-STAGE2_VERSION = 1
+STAGE2_VERSION = 2
 _RECORD = "stage2.json"
 
 
@@ -59,16 +62,28 @@ class Stage2:
     directory: Path
     stage1: Stage1
     bundle: StorePath
+    migrations: tuple[Migration, ...] = ()
 
     @classmethod
-    def of(cls, images: Path, stage1: Stage1, told: Stage1Record, bundle: StorePath, how: str) -> Stage2:
-        """Return what a stage 1 and a bundle come to.
+    def of(
+        cls,
+        images: Path,
+        stage1: Stage1,
+        told: Stage1Record,
+        bundle: StorePath,
+        how: str,
+        migrations: tuple[Migration, ...] = (),
+    ) -> Stage2:
+        """Return what a stage 1, a bundle and migrations come to.
 
         :param how: in what else two installations of the bundle may differ.
         """
-        words = f"{STAGE2_VERSION}\n{told.sha256}\n{bundle}\n{how}"
-        key = hashlib.sha256(words.encode()).hexdigest()[:32]
-        return cls(images / f"stage2-{key}", stage1, bundle)
+        words = [
+            str(STAGE2_VERSION), told.sha256, str(bundle), how,
+            *(f"{part.path} {hashlib.sha256(part.content).hexdigest()}" for part in migration_parts(migrations)),
+        ]  # fmt: skip
+        key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
+        return cls(images / f"stage2-{key}", stage1, bundle, migrations)
 
     @property
     def key(self) -> str:
@@ -92,8 +107,8 @@ class Stage2:
         """Make the tree, where it is not there; return what is told of it.
 
         :param install: installs the bundle into a tree, from caches alone.
-        :raises PgbakeError: the bundle cannot be installed, something is left in the tree that must not be, or the
-            disk is full; nothing is kept then.
+        :raises PgbakeError: the bundle cannot be installed, a migration fails, something is left in the tree that must
+            not be, or the disk is full; nothing is kept then.
         """
         if (record := self.record) is not None:
             return record
@@ -104,11 +119,31 @@ class Stage2:
                     root = tree.unpack(workshop, self.stage1.tar, bench)
                     report(PhaseChanged("stage2", "install"))
                     install(root)
+                    if self.migrations:
+                        report(PhaseChanged("stage2", "migrate"))
+                        self._migrate(root, bench)
                     report(PhaseChanged("stage2", "tidy"))
                     self._finish(bench, root, told)
         record = self.record
         assert record is not None
         return record
+
+    def _migrate(self, root: Path, bench: Path) -> None:
+        """Lay the migrations into the tree, once a throwaway server has shown that the first boot can apply them."""
+        machine = Machine(root, bench / "unused")
+        for part in migration_parts(self.migrations):
+            machine.make(part)
+        for cluster in wanted_of(root)[1]:
+            prove(root, cluster, bench / "proof")
+
+    def replay(self) -> None:
+        """See that each migration can be run a second time.
+
+        :raises MigrationError: one cannot, or changes the schema once more.
+        """
+        with path_lock(self.directory, silent_wait):
+            for cluster in wanted_of(self.root)[1] if self.migrations else ():
+                prove(self.root, cluster, self.directory / "proof", replay=True)
 
     def _finish(self, bench: Path, root: Path, told: Stage1Record) -> None:
         settle_store(root)

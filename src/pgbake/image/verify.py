@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from pgbake.errors import PgbakeError
 from pgbake.events import silent
 from pgbake.image.boot import Booted
 from pgbake.image.contract import Deviation, Memory, deviations
+from pgbake.image.migrations import Migration, migration_parts
 from pgbake.install.installation import Installation
-from pgbake.machine.definition import Cluster, Rendered, render_image
+from pgbake.machine.definition import Cluster, Part, Rendered, render_image
 from pgbake.store.local import LocalStore
 
 
@@ -34,18 +35,26 @@ def wanted_of(root: Path) -> tuple[Rendered, tuple[Cluster, ...]]:
     return rendered, clusters
 
 
-def check_tree(root: Path, memory: Memory) -> list[Deviation]:
+def check_tree(root: Path, memory: Memory, added: Sequence[Part] = ()) -> list[Deviation]:
     """Hold a tree that was never booted against its contract.
 
     :param memory: what stage 1 had.
+    :param added: what the image has beside.
     """
     rendered, _ = wanted_of(root)
-    return deviations(root, memory, rendered, render_image())
+    return deviations(root, memory, rendered, (*render_image(), *added))
 
 
-def check_machine(machine: Booted, memory: Memory, wanted: Rendered, clusters: tuple[Cluster, ...]) -> Iterator[Proof]:
+def check_machine(
+    machine: Booted,
+    memory: Memory,
+    wanted: Rendered,
+    clusters: tuple[Cluster, ...],
+    migrations: Sequence[Migration] = (),
+) -> Iterator[Proof]:
     """Try a booted machine: its files and accounts, units, ports, and what its servers answer."""
-    found = deviations(machine.root, memory, wanted, render_image(), booted=True)
+    added = (*render_image(), *migration_parts(migrations))
+    found = deviations(machine.root, memory, wanted, added, booted=True)
     yield Proof("contract", tuple(f"{each.what}: {each.found}" for each in found))
     failed = machine.run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", check=False).stdout
     yield Proof("units", tuple(f"{line.split()[0]} has failed" for line in failed.splitlines() if line.strip()))
@@ -61,10 +70,23 @@ def check_machine(machine: Booted, memory: Memory, wanted: Rendered, clusters: t
     )
     for cluster in clusters:
         yield Proof(f"server {cluster.label}", tuple(_ask(machine, cluster)))
+    if migrations:
+        yield Proof("migrations", tuple(_ask_migrations(machine, migrations)))
 
 
 def _port(line: str) -> int:
     return int(line.split()[3].rpartition(":")[2])
+
+
+def _ask_migrations(machine: Booted, migrations: Sequence[Migration]) -> Iterator[str]:
+    """Yield which migrations a server has not applied, and which it has beside."""
+    try:
+        there = machine.sql("SELECT version FROM public.schema_migrations").split()
+    except PgbakeError as error:
+        yield f"{error.message}: {error.detail or ''}".strip()
+        return
+    yield from (f"{each.name} is not applied" for each in migrations if each.version not in there)
+    yield from (f"{each} is applied, and not of the image" for each in {*there} - {m.version for m in migrations})
 
 
 def _ask(machine: Booted, cluster: Cluster) -> Iterator[str]:
