@@ -243,7 +243,8 @@ def _sandbox(root: Path, work: Path, cluster: Cluster, replay: bool) -> list[str
     script = str(resources.files("pgbake") / "image/files/prove-migrations")
     return [
         "bwrap", "--ro-bind", str(root), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run", "--perms", "1777",
-        "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/dev/shm", "--bind", str(work), "/var/lib/postgresql", "--ro-bind", script, "/run/prove",
+        "--tmpfs", "/tmp", "--perms", "1777", "--tmpfs", "/dev/shm",
+        "--bind", str(work), "/var/lib/postgresql", "--ro-bind", script, "/run/prove",
         "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--die-with-parent", "--cap-add", "ALL",
         "--chdir", "/var/lib/postgresql", "--",
         "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "/bin/sh", "/run/prove",
