@@ -166,7 +166,7 @@ def test_their_suites_pass(rich: TestProject) -> None:
     assert set(found["isolation/timescaledb"].values()) == {"passed"}
 
 
-@pytest.mark.parametrize("extension", ["postgis", "pgaudit", "pglogical", "numeral"])
+@pytest.mark.parametrize("extension", ["postgis", "pgaudit", "pgpcre", "numeral"])
 def test_it_is_to_sql_what_debians_package_is(example: TestProject, extension: str, tmp_path: Path, data: Path) -> None:
     """All objects of an extension, with what functions promise, are the same by either origin.
 

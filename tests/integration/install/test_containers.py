@@ -190,10 +190,6 @@ def test_a_script_of_the_conventional_paths_runs_unchanged(shelf: Shelf) -> None
             "/usr/lib/postgresql/15/bin/initdb", "-D", "/var/lib/postgresql/15/main", "--locale=C.UTF-8",
             "--data-checksums", "-A", "peer", user="postgres",
         )  # fmt: skip
-        # pglogical 2.4.2's supervisor never answers a ProcSignalBarrier, for which DROP DATABASE waits in 15: whoever
-        # preloads it, in Debian's PostgreSQL or in ours, cannot drop a database.
-        plain = machine.tree / "etc/postgresql/15/main/conf.d/99-plain.conf"
-        plain.write_text("shared_preload_libraries = ''\n")
         ours = life(machine)
     assert ours == theirs
     assert "checksums on" in ours and "dumped and restored" in ours

@@ -63,7 +63,7 @@ def fresh(server: Server, extension: str, database: str | None = None) -> list[s
     """Return the description of an extension's newest version, created with what it requires and nothing else.
 
     All of it is rolled back, so one database serves many: dropping databases has to wait for every background worker,
-    and pglogical's take three minutes to notice.
+    and those of some extensions take minutes to notice.
 
     :param database: the only one in which it can be; None: an empty one.
     :raises Failure: it cannot be created.
