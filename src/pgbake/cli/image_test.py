@@ -58,7 +58,7 @@ def command(
         task(report, "boot", "check", f"boot of {path.name}"),
         booted(tools, stage.root, timeout) as machine,
     ):
-        proofs = list(check_machine(machine, stage.stage1.memory, wanted, clusters, stage.migrations))
+        proofs = list(check_machine(machine, stage.stage1, wanted, clusters, stage.migrations))
         seconds = machine.seconds
     wrong = [proof for proof in proofs if proof.found]
     if as_json:

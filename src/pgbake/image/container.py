@@ -47,8 +47,6 @@ from pgbake.store.local import LocalStore
 from pgbake.toml import load_toml
 
 _DIRECTORY = Path(str(resources.files("pgbake"))) / "image"
-#: The account ``postgres`` in containers: the number that the official image gives it, so that volumes fit both.
-POSTGRES_ID = 999
 #: Bytes of its NAR from which a runtime package has a layer of its own.
 _LARGE = 1 << 20
 #: Docker's limit is 127, with those that somebody adds on top.
@@ -226,7 +224,8 @@ class Container:
 
     def _root(self) -> Iterator[Entry]:
         rendered = render([self.major], (), self.major)
-        ids = {"root": 0, **{user.name: POSTGRES_ID for user in rendered.users}}
+        users = {"root": 0, **{user.name: user.id for user in rendered.users}}
+        groups = {"root": 0, **{group.name: group.id for group in rendered.groups}}
         current = f"nix/var/pgbake/profiles/{self.major}/current"
         for path, mode in (
             ("dev", 0o755), ("docker-entrypoint-initdb.d", 0o755), ("home", 0o755), ("proc", 0o555), ("root", 0o700),
@@ -251,18 +250,19 @@ class Container:
             if part.kind == "link":
                 yield Entry(path, "link", 0o777, target=part.target)
             else:
-                owner, group = ids.get(part.owner, 0), ids.get(part.group, 0)
+                owner, group = users.get(part.owner, 0), groups.get(part.group, 0)
                 yield Entry(path, "directory", own.pop(path, part.mode), owner, group)
         # Open to whatever user the container runs as; the entrypoint closes the data directory.
         for path, mode in own.items():
-            yield Entry(path, "directory", mode, POSTGRES_ID, POSTGRES_ID)
+            yield Entry(path, "directory", mode, users["postgres"], groups["postgres"])
 
     def _texts(self, rendered: Rendered) -> dict[str, str]:
         groups = [("root", 0), ("tty", 5), ("adm", 4), ("nogroup", 65534)]
-        groups += [(group.name, POSTGRES_ID) for group in rendered.groups]
+        groups += [(group.name, group.id) for group in rendered.groups]
         users = ["root:x:0:0:root:/root:/bin/bash", "nobody:x:65534:65534:nobody:/nonexistent:/bin/false"]
+        numbers = dict(groups)
         users += [
-            f"{user.name}:x:{POSTGRES_ID}:{POSTGRES_ID}:{user.comment}:{user.home}:{user.shell}"
+            f"{user.name}:x:{user.id}:{numbers[user.group]}:{user.comment}:{user.home}:{user.shell}"
             for user in rendered.users
         ]
         return {

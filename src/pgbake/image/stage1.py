@@ -32,14 +32,21 @@ from pgbake.image.workshop import Workshop
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
+from pgbake.machine.accounts import account_lines
 from pgbake.machine.apply import Machine
-from pgbake.machine.definition import Part, render_image
+from pgbake.machine.definition import Part, Rendered, render_image
 from pgbake.run import run
 from pgbake.store.local import remove_tree
 
 #: Changes with every change of how the tree is made.
-STAGE1_VERSION = 1
+STAGE1_VERSION = 2
 _RECORD = "stage1.json"
+#: Declared accounts are there before any package makes one, so that their numbers are free.
+_ACCOUNTS_FIRST = """\
+for file in passwd group; do
+  cat "$1/usr/share/base-passwd/$file.master" "/run/accounts/$file" > "$1/etc/$file"
+done
+"""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -63,7 +70,7 @@ class Stage1:
     suite: str
     system: System
     pins: Mapping[str, Pin]
-    parts: tuple[Part, ...]
+    rendered: Rendered
 
     @classmethod
     def of(cls, images: Path, lock: ImageLock, system: System) -> Stage1:
@@ -73,14 +80,15 @@ class Stage1:
         :raises LockError: the lock has no packages for the system.
         """
         pins = pins_of(lock, system)
-        parts = render_image()
+        rendered = render_image()
         words = [
             str(STAGE1_VERSION), lock.platform.suite, system.name,
             *(f"{name} {pin.sha256}" for part in (pins.packages, pins.workshop) for name, pin in sorted(part.items())),
-            *(f"{part.path} {part.mode:o} {part.target} {hashlib.sha256(part.content).hexdigest()}" for part in parts),
+            *(_words(part) for part in rendered.parts),
+            repr((rendered.groups, rendered.users, rendered.units)),
         ]  # fmt: skip
         key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
-        return cls(images / f"stage1-{key}", lock.platform.suite, system, pins.packages, parts)
+        return cls(images / f"stage1-{key}", lock.platform.suite, system, pins.packages, rendered)
 
     @property
     def key(self) -> str:
@@ -127,21 +135,31 @@ class Stage1:
         self._lay_out(repository, debs)
         names = ",".join(sorted(debs))
         root = bench / "root"
+        accounts = bench / "accounts"
+        accounts.mkdir()
+        for name, lines in account_lines(self.rendered.groups, self.rendered.users).items():
+            (accounts / name).write_text(lines)
         workshop.run(
             [
                 "mmdebstrap", "--mode=root", "--variant=custom", f"--include={names}", "--format=directory",
                 # What is flushed to disk is the packed tree, and not each of its files.
-                "--dpkgopt=force-unsafe-io", "--quiet", self.suite, "/build/root",
+                "--dpkgopt=force-unsafe-io", "--quiet", f"--extract-hook={_ACCOUNTS_FIRST}", self.suite, "/build/root",
                 "deb [trusted=yes] copy:///run/repository ./",
             ],
-            bench, {repository: "/run/repository"},
+            bench, {repository: "/run/repository", accounts: "/run/accounts"},
         )  # fmt: skip
         remove_tree(repository)
+        remove_tree(accounts)
         report(PhaseChanged("stage1", "configure"))
         (root / "etc/apt/sources.list").write_text("# See sources.list(5); cloud-init may write this file.\n")
         machine = Machine(root, bench / "unused")
-        for part in self.parts:
+        for part in self.rendered.parts:
             machine.make(part)
+        for user in self.rendered.users:
+            if user.groups:
+                members = ["usermod", "--prefix", "/build/root", "--append", "--groups", ",".join(user.groups)]
+                workshop.run([*members, user.name], bench)
+        workshop.run(["systemctl", "--root=/build/root", "preset-all"], bench)
         tree.tidy(root)
         report(PhaseChanged("stage1", "pack"))
         write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
@@ -168,6 +186,12 @@ class Stage1:
             control = run(["dpkg-deb", "--field", str(deb)], sandbox="host").stdout.strip("\n")
             paragraphs.append(f"{control}\nFilename: pool/{pin.filename}\nSize: {pin.size}\nSHA256: {pin.sha256}\n")
         (repository / "Packages").write_text("\n".join(paragraphs))
+
+
+def _words(part: Part) -> str:
+    """Return what of a part is in the tree, as a line."""
+    digest = hashlib.sha256(part.content).hexdigest()
+    return f"{part.path} {part.mode:o} {part.owner}:{part.group} {part.target} {digest}"
 
 
 def installed(root: Path) -> Iterable[str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pgbake.errors import PgbakeError
 from pgbake.events import silent
 from pgbake.image.boot import Booted
-from pgbake.image.contract import Deviation, Memory, deviations
+from pgbake.image.contract import Deviation, deviations
 from pgbake.image.migrations import Migration, migration_parts
+from pgbake.image.stage1 import Stage1
 from pgbake.install.installation import Installation
-from pgbake.machine.definition import Cluster, Part, Rendered, render_image
+from pgbake.machine.definition import Cluster, Part, Port, Rendered, Unit, is_loopback
 from pgbake.store.local import LocalStore
 
 
@@ -35,47 +36,65 @@ def wanted_of(root: Path) -> tuple[Rendered, tuple[Cluster, ...]]:
     return rendered, clusters
 
 
-def check_tree(root: Path, memory: Memory, added: Sequence[Part] = ()) -> list[Deviation]:
+def check_tree(root: Path, stage1: Stage1, added: Sequence[Part] = ()) -> list[Deviation]:
     """Hold a tree that was never booted against its contract.
 
-    :param memory: what stage 1 had.
+    :param stage1: what it was made of.
     :param added: what the image has beside.
     """
     rendered, _ = wanted_of(root)
-    return deviations(root, memory, rendered, (*render_image(), *added))
+    return deviations(root, stage1.memory, rendered, (*stage1.rendered.parts, *added))
 
 
 def check_machine(
     machine: Booted,
-    memory: Memory,
+    stage1: Stage1,
     wanted: Rendered,
     clusters: tuple[Cluster, ...],
     migrations: Sequence[Migration] = (),
 ) -> Iterator[Proof]:
     """Try a booted machine: its files and accounts, units, ports, and what its servers answer."""
-    added = (*render_image(), *migration_parts(migrations))
-    found = deviations(machine.root, memory, wanted, added, booted=True)
+    image = stage1.rendered
+    added = (*image.parts, *migration_parts(migrations))
+    found = deviations(machine.root, stage1.memory, wanted, added, booted=True)
     yield Proof("contract", tuple(f"{each.what}: {each.found}" for each in found))
-    failed = machine.run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", check=False).stdout
-    yield Proof("units", tuple(f"{line.split()[0]} has failed" for line in failed.splitlines() if line.strip()))
-    ports = {_port(line) for line in machine.run("ss", "-Hltn").stdout.splitlines()}
-    expected = {22, *(cluster.port for cluster in clusters)}
-    known = {53, 5355}  # the resolver's own, on this machine's addresses
-    yield Proof(
-        "ports",
-        (
-            *(f"nobody listens on port {port}" for port in sorted(expected - ports)),
-            *(f"somebody listens on port {port}, which is not declared" for port in sorted(ports - expected - known)),
-        ),
-    )
+    yield Proof("units", tuple(_units(machine, (*wanted.units, *image.units))))
+    yield Proof("ports", tuple(_ports(machine, (*wanted.ports, *image.ports))))
     for cluster in clusters:
         yield Proof(f"server {cluster.label}", tuple(_ask(machine, cluster)))
     if migrations:
         yield Proof("migrations", tuple(_ask_migrations(machine, migrations)))
 
 
-def _port(line: str) -> int:
-    return int(line.split()[3].rpartition(":")[2])
+def _units(machine: Booted, units: Iterable[Unit]) -> Iterator[str]:
+    """Yield what is wrong with units: those that failed, and whose state is another than declared."""
+    failed = machine.run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", check=False).stdout
+    yield from (f"{line.split()[0]} has failed" for line in failed.splitlines() if line.strip())
+    for unit in sorted(units):
+        state = machine.run("systemctl", "is-enabled", unit.name, check=False).stdout.strip() or "not there"
+        if state != unit.state:
+            yield f"{unit.name} is {state}, and not {unit.state}"
+
+
+def _ports(machine: Booted, ports: Iterable[Port]) -> Iterator[str]:
+    """Yield who listens and is not declared, or listens wider than declared; and who does not listen."""
+    expected: dict[tuple[str, int], list[Port]] = {}
+    for port in ports:
+        expected.setdefault((port.protocol, port.number), []).append(port)
+    found: dict[tuple[str, int], bool] = {}
+    for line in machine.run("ss", "-Hlntu").stdout.splitlines():
+        protocol, _, _, _, local = line.split()[:5]
+        address, _, number = local.rpartition(":")
+        key = (protocol, int(number))
+        found[key] = found.get(key, False) or not is_loopback(address.partition("%")[0])
+    for key in sorted({*expected, *found}):
+        declared, name = expected.get(key, []), f"port {key[1]}/{key[0]}"
+        if key not in found:
+            yield from (f"nobody listens on {name}: {port.unit}" for port in declared if not port.optional)
+        elif not declared:
+            yield f"somebody listens on {name}, which is not declared"
+        elif found[key] and not any(port.is_open for port in declared):
+            yield f"{declared[0].unit} listens on {name} for other machines, and not on {declared[0].address} only"
 
 
 def _ask_migrations(machine: Booted, migrations: Sequence[Migration]) -> Iterator[str]:

@@ -36,7 +36,7 @@ def group_id(root: Path, name: str) -> int | None:
 
 
 def make_accounts(root: Path, groups: Iterable[GroupRow], users: Iterable[UserRow]) -> tuple[list[str], list[str]]:
-    """Make the groups and users that a tree lacks; return which.
+    """Make the groups and users that a tree lacks, by their declared numbers where these are free; return which.
 
     :raises HostError: neither shadow's tools nor systemd-sysusers are there.
     :raises CommandError: the tool fails; its words are the detail.
@@ -44,20 +44,42 @@ def make_accounts(root: Path, groups: Iterable[GroupRow], users: Iterable[UserRo
     made_groups, made_users = [], []
     for group in groups:
         if group_id(root, group.name) is None:
-            run([_tool("groupadd"), *_prefix(root), "--system", group.name], sandbox="host")
+            number = _number(root, "group", group.id, "--gid")
+            run([_tool("groupadd"), *_prefix(root), "--system", *number, group.name], sandbox="host")
             made_groups.append(group.name)
     for user in users:
         if user_id(root, user.name) is None:
+            member = ["--groups", ",".join(user.groups)] if user.groups else []
             run(
                 [
                     _tool("useradd"), *_prefix(root), "--system", "--no-create-home", "--home-dir", user.home,
                     "--gid", str(group_id(root, user.group)), "--shell", user.shell, "--comment", user.comment,
-                    user.name,
+                    *_number(root, "passwd", user.id, "--uid"), *member, user.name,
                 ],
                 sandbox="host",
             )  # fmt: skip
             made_users.append(user.name)
     return made_groups, made_users
+
+
+def _number(root: Path, file: str, number: int, option: str) -> list[str]:
+    """Return the option that gives an account its number, or nothing where another has it."""
+    taken = any(len(entry) > 2 and entry[2] == str(number) for entry in _entries(root, file).values())
+    return [] if taken else [option, str(number)]
+
+
+def account_lines(groups: Iterable[GroupRow], users: Iterable[UserRow]) -> dict[str, str]:
+    """Return the lines of ``/etc/passwd`` and ``/etc/group`` for accounts, by the name of the file.
+
+    They are without memberships, and nobody logs in to them by password.
+    """
+    numbers = {group.name: group.id for group in groups}
+    return {
+        "passwd": "".join(
+            f"{user.name}:*:{user.id}:{numbers[user.group]}:{user.comment}:{user.home}:{user.shell}\n" for user in users
+        ),
+        "group": "".join(f"{name}:*:{number}:\n" for name, number in numbers.items()),
+    }
 
 
 def remove_accounts(root: Path, groups: Iterable[str], users: Iterable[str]) -> None:

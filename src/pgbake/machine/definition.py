@@ -21,6 +21,12 @@ from pgbake.toml import load_toml
 
 Scope = Literal["machine", "default", "major", "cluster", "image"]
 Kind = Literal["directory", "link", "file"]
+#: As ``systemctl is-enabled`` says it; ``static``: started by others only.
+State = Literal["enabled", "disabled", "masked", "static"]
+Protocol = Literal["tcp", "udp"]
+
+#: Where the administrator's units lie, and the links that say what starts them.
+UNITS = "/etc/systemd/system"
 
 _DIRECTORY = Path(str(resources.files("pgbake"))) / "machine"
 _VALUE = re.compile(r"@([a-z]+)@")
@@ -30,19 +36,29 @@ _INITDB = "-U postgres -E UTF8 --data-checksums --auth-local=peer --auth-host=sc
 
 
 class GroupRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A group of the system."""
+    """A group of the system.
+
+    :param id: its number in images and containers; a machine that has the group, or another by that number, keeps its.
+    """
 
     name: str
+    id: int
 
 
 class UserRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An account of the system, that nobody logs in to by password."""
+    """An account of the system, that nobody logs in to by password.
+
+    :param id: as of a group.
+    :param groups: which it is a member of, beside its own.
+    """
 
     name: str
+    id: int
     group: str
     comment: str
     home: str
     shell: str
+    groups: tuple[str, ...] = ()
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +71,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: str | None = None
     target: str | None = None
     template: str | None = None
-    rendered: Literal["sysusers", "tmpfiles"] | None = None
+    rendered: Literal["sysusers", "tmpfiles", "presets"] | None = None
     each: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
     keep: bool = False
@@ -63,14 +79,45 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runtime: bool = False
 
 
+class UnitRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A unit of systemd, and its state at the first boot.
+
+    :param template: its text; None of one that a package brings.
+    :param wanted: the unit that starts it, of one with a template; else its own ``[Install]`` says it.
+    """
+
+    name: str
+    scope: Scope
+    state: State
+    template: str | None = None
+    wanted: str | None = None
+    unless: tuple[str, ...] = ()
+
+
+class PortRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A port that a unit listens on.
+
+    :param optional: whether it depends on the machine's surroundings that somebody listens.
+    """
+
+    number: int | str
+    scope: Scope
+    unit: str
+    address: str
+    protocol: Protocol = "tcp"
+    optional: bool = False
+
+
 class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All rows."""
 
-    group: tuple[GroupRow, ...]
-    user: tuple[UserRow, ...]
-    directory: tuple[Row, ...]
-    link: tuple[Row, ...]
-    file: tuple[Row, ...]
+    group: tuple[GroupRow, ...] = ()
+    user: tuple[UserRow, ...] = ()
+    directory: tuple[Row, ...] = ()
+    link: tuple[Row, ...] = ()
+    file: tuple[Row, ...] = ()
+    unit: tuple[UnitRow, ...] = ()
+    port: tuple[PortRow, ...] = ()
 
 
 class Cluster(msgspec.Struct, frozen=True, order=True):
@@ -131,6 +178,38 @@ class Part:
     major: int | None = None
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Unit:
+    """A unit, and its state at the first boot."""
+
+    name: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Port:
+    """A port that somebody listens on.
+
+    :param address: as the server's configuration names it.
+    """
+
+    protocol: Protocol
+    number: int
+    address: str
+    unit: str
+    optional: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other machines reach it."""
+        return not is_loopback(self.address)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is one of the machine's own."""
+    return address.startswith("127.") or address in ("localhost", "::1", "[::1]")
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A definition with the values of one machine."""
@@ -138,6 +217,12 @@ class Rendered:
     groups: tuple[GroupRow, ...] = ()
     users: tuple[UserRow, ...] = ()
     parts: tuple[Part, ...] = ()
+    units: tuple[Unit, ...] = ()
+    ports: tuple[Port, ...] = ()
+
+
+#: For each scope: the major version that it is about, and the values, of each time that its rows are there.
+Places = Mapping[Scope, Sequence[tuple[int | None, Mapping[str, str]]]]
 
 
 @cache
@@ -158,32 +243,61 @@ def render(majors: Iterable[int], clusters: Iterable[Cluster], default: int | No
     majors = sorted(majors)
     if not majors:
         return Rendered()
-    places: dict[Scope, Sequence[tuple[int | None, Mapping[str, str]]]] = {
-        "machine": [(None, {})],
-        "default": [] if default is None else [(default, {"major": str(default)})],
-        "major": [(major, {"major": str(major)}) for major in majors],
-        "cluster": [(cluster.major, _values(cluster)) for cluster in sorted(clusters)],
-    }
-    parts = _parts(rows, places)
-    made = [part for part in parts if part.runtime]
-    return Rendered(rows.group, rows.user, tuple(_written(part, rows, made) for part in parts))
+    return _render(
+        rows,
+        {
+            "machine": [(None, {})],
+            "default": [] if default is None else [(default, {"major": str(default)})],
+            "major": [(major, {"major": str(major)}) for major in majors],
+            "cluster": [(cluster.major, _values(cluster)) for cluster in sorted(clusters)],
+        },
+    )
 
 
-def render_image() -> tuple[Part, ...]:
+def render_image() -> Rendered:
     """Return what an image of a machine has, beside what Debian's packages and an installed bundle bring."""
-    return tuple(_parts(definition(), {"image": [(None, {})]}))
+    return _render(definition(), {"image": [(None, {})]})
 
 
-def _parts(rows: Definition, places: Mapping[Scope, Sequence[tuple[int | None, Mapping[str, str]]]]) -> list[Part]:
-    parts: list[Part] = []
+def _render(rows: Definition, places: Places) -> Rendered:
+    parts = list(_parts(rows, places))
+    units, ports = [], []
+    for unit in rows.unit:
+        for major, values in places.get(unit.scope, ()):
+            name = _fill(unit.name, values)
+            parts += _unit_parts(unit, name, major, values)
+            units.append(Unit(name, unit.state))
+    for port in rows.port:
+        for _, values in places.get(port.scope, ()):
+            number, unit_name = int(_fill(str(port.number), values)), _fill(port.unit, values)
+            ports.append(Port(port.protocol, number, _fill(port.address, values), unit_name, port.optional))
+    made = [part for part in parts if part.runtime]
+    written = tuple(_written(part, rows, made) for part in parts)
+    return Rendered(rows.group, rows.user, written, tuple(units), tuple(ports))
+
+
+def _parts(rows: Definition, places: Places) -> Iterator[Part]:
     kinds: tuple[tuple[Kind, tuple[Row, ...]], ...] = (
         ("directory", rows.directory), ("file", rows.file), ("link", rows.link),
     )  # fmt: skip
     for kind, found in kinds:
         for row in found:
             for major, values in places.get(row.scope, ()):
-                parts += [_part(kind, row, major, {**values, "each": each}) for each in row.each or ("",)]
-    return parts
+                for each in row.each or ("",):
+                    yield _part(kind, row, major, {**values, "each": each})
+
+
+def _unit_parts(row: UnitRow, name: str, major: int | None, values: Mapping[str, str]) -> Iterator[Part]:
+    """Yield the files and links that a unit's state is made of, apart from those that its package brings."""
+    unless = tuple(_fill(path, values) for path in row.unless)
+    if row.state == "masked":
+        yield Part("link", f"{UNITS}/{name}", 0o644, target="/dev/null", unless=unless, major=major)
+    if row.template is not None:
+        content = filled(_template(row.template), values).encode()
+        yield Part("file", f"{UNITS}/{name}", 0o644, content=content, unless=unless, major=major)
+        if row.wanted is not None and row.state == "enabled":
+            link = f"{UNITS}/{_fill(row.wanted, values)}.wants/{name}"
+            yield Part("link", link, 0o644, target=f"../{name}", unless=unless, major=major)
 
 
 def _values(cluster: Cluster) -> dict[str, str]:
@@ -193,24 +307,20 @@ def _values(cluster: Cluster) -> dict[str, str]:
 
 
 def _part(kind: Kind, row: Row, major: int | None, values: Mapping[str, str]) -> Part:
-    def fill(text: str) -> str:
-        return _VALUE.sub(lambda found: values.get(found[1], found[0]), text)
-
     content = b""
     if row.template is not None:
         content = filled(_template(row.template), values).encode()
     elif row.rendered is not None:
         content = row.rendered.encode()
-    owner = row.owner
     return Part(
         kind,
-        fill(row.path),
+        _fill(row.path, values),
         int(row.mode, 8) if row.mode else 0o755 if kind == "directory" else 0o644,
-        owner,
-        row.group or owner,
-        fill(row.target or ""),
+        row.owner,
+        row.group or row.owner,
+        _fill(row.target or "", values),
         content,
-        tuple(fill(path) for path in row.unless),
+        tuple(_fill(path, values) for path in row.unless),
         row.keep,
         row.data,
         row.runtime,
@@ -218,13 +328,16 @@ def _part(kind: Kind, row: Row, major: int | None, values: Mapping[str, str]) ->
     )
 
 
+def _fill(text: str, values: Mapping[str, str]) -> str:
+    return _VALUE.sub(lambda found: values.get(found[1], found[0]), text)
+
+
 def filled(text: str, values: Mapping[str, str]) -> str:
     """Return a template's text with its values: ``@include NAME@`` as a line stands for another template, and
     ``@initdb@`` for the options of initdb; words that have no value stay.
     """
     text = _INCLUDE.sub(lambda found: _template(found[1]), text)
-    values = {"initdb": _INITDB, **values}
-    return _VALUE.sub(lambda found: values.get(found[1], found[0]), text)
+    return _fill(text, {"initdb": _INITDB, **values})
 
 
 def _template(name: str) -> str:
@@ -252,7 +365,11 @@ def _written(part: Part, rows: Definition, runtime: Iterable[Part]) -> Part:
     """Return a part with the text that is made of other rows."""
     import dataclasses
 
-    writers = {b"sysusers": lambda: _sysusers(rows), b"tmpfiles": lambda: _tmpfiles(runtime)}
+    writers = {
+        b"sysusers": lambda: _sysusers(rows),
+        b"tmpfiles": lambda: _tmpfiles(runtime),
+        b"presets": lambda: _presets(rows),
+    }
     if part.kind != "file" or part.content not in writers:
         return part
     return dataclasses.replace(part, content="".join(f"{line}\n" for line in writers[part.content]()).encode())
@@ -262,12 +379,22 @@ def _sysusers(rows: Definition) -> Iterator[str]:
     """Write accounts as sysusers.d(5) has them."""
     yield "# The accounts that PostgreSQL runs as, for a machine that is made anew."
     for group in rows.group:
-        yield f"g {group.name} -"
+        yield f"g {group.name} {group.id}"
     for user in rows.user:
-        yield f'u {user.name} -:{user.group} "{user.comment}" {user.home} {user.shell}'
+        yield f'u {user.name} {user.id}:{user.group} "{user.comment}" {user.home} {user.shell}'
+        yield from (f"m {user.name} {group}" for group in user.groups)
 
 
 def _tmpfiles(parts: Iterable[Part]) -> Iterator[str]:
     """Write what begins empty at each boot as tmpfiles.d(5) has it."""
     yield "# Made at each boot, before PostgreSQL starts."
     yield from tmpfiles(parts)
+
+
+def _presets(rows: Definition) -> Iterator[str]:
+    """Write which units start at the first boot, as systemd.preset(5) has it: the declared ones."""
+    yield "# The units of this machine; what is not named here does not start by itself."
+    for unit in rows.unit:
+        if unit.state in ("enabled", "disabled"):
+            yield f"{unit.state.removesuffix('d')} {_VALUE.sub('*', unit.name)}"
+    yield "disable *"

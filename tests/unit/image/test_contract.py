@@ -141,6 +141,9 @@ def test_what_was_never_booted_has_no_identity(root: Path) -> None:
 
 
 def test_an_images_own_files_are_rendered_whole() -> None:
-    parts = {part.path: part for part in render_image()}
+    parts = {part.path: part for part in render_image().parts}
     assert {"/etc/hosts", "/etc/fstab", "/boot/grub/grub.cfg"} <= set(parts)
+    presets = parts.pop("/etc/systemd/system-preset/00-pgbake.preset").content.decode().splitlines()
+    assert {"enable ssh.service", "disable nftables.service", "enable postgresql@*-*.service"} < set(presets)
+    assert presets[-1] == "disable *"
     assert all(b"@" not in part.content for part in parts.values())

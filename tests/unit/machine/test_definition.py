@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pgbake.machine.definition import Cluster, definition, render
+from pgbake.machine.definition import Cluster, Port, Unit, definition, is_loopback, render, render_image
 
 MAIN = Cluster(15, "main", 5432)
 
@@ -34,5 +34,30 @@ def test_systemds_files_are_made_of_the_same_rows() -> None:
     assert "d /run/postgresql 2775 postgres postgres -" in parts["/etc/tmpfiles.d/pgbake-postgresql.conf"]
     user = definition().user[0]
     assert (
-        f'u {user.name} -:{user.group} "{user.comment}" {user.home}' in parts["/etc/sysusers.d/pgbake-postgresql.conf"]
+        f'u {user.name} 999:{user.group} "{user.comment}" {user.home}'
+        in parts["/etc/sysusers.d/pgbake-postgresql.conf"]
     )
+
+
+def test_units_and_ports_follow_the_clusters() -> None:
+    rendered = render([15], [MAIN, Cluster(15, "second", 5433)], 15)
+    parts = {part.path: part for part in rendered.parts}
+    assert Unit("postgresql@15-second.service", "enabled") in rendered.units
+    assert Unit("postgresql-init@15-main.service", "static") in rendered.units
+    link = parts["/etc/systemd/system/postgresql.service.wants/postgresql@15-second.service"]
+    assert link.target == "../postgresql@15-second.service"
+    assert not any(path.endswith(".wants/postgresql-init@15-main.service") for path in parts)
+    assert rendered.ports == tuple(
+        Port("tcp", cluster.port, "localhost", cluster.unit) for cluster in (MAIN, Cluster(15, "second", 5433))
+    )
+    assert not any(port.is_open for port in rendered.ports)
+
+
+def test_an_image_declares_who_listens() -> None:
+    ports = {(port.protocol, port.number): port.is_open for port in render_image().ports}
+    assert ports == {("tcp", 22): True, ("tcp", 53): False, ("udp", 53): False, ("udp", 68): True}
+
+
+def test_addresses_of_the_machine_itself() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.0.0.53", "::1", "[::1]", "localhost")))
+    assert not any(map(is_loopback, ("*", "0.0.0.0", "::", "[::]", "10.0.0.1")))
