@@ -38,13 +38,17 @@
     [licences]                          # of extensions; globs of SPDX names
     forbid = ["AGPL-*"]
 
-    [settings]                          # PostgreSQL's, for servers started from the bundle
+    [settings]                          # PostgreSQL's, for servers started from the bundle, and in images
     work_mem = "16MB"
 
     [image]                             # of machines, see `pgbake image`
     packages = ["htop"]                 # Debian's, beyond what such an image has
     size = "8GB"                        # of its disk, which grows with the machine's
     migrations = "db/migrations"        # SQL in dbmate's form, for the first boot; else "migrations", where it is there
+    profile = "aws"                     # where it is to run, see `pgbake config`
+
+    [services.pgbouncer]                # beside PostgreSQL in images; what is not said here holds as its page tells
+    port = 6543
 
 ``max_closure = "260MB"`` at the top sets a budget: `pgbake build` fails where the bundle's closure is larger.
 """
@@ -54,7 +58,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -129,9 +133,11 @@ class ImageSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param packages: of Debian's, beyond those that every image has.
     :param size: of the disk, as people write it.
     :param migrations: directory with SQL, relative to the manifest; None: ``migrations``, where that is there.
+    :param profile: an overlay of the machine definition.
     """
 
     packages: tuple[str, ...] = ()
+    profile: str | None = None
     size: str = "4GB"
     migrations: str | None = None
 
@@ -155,6 +161,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_closure: str | None = None
     settings: dict[str, str | int | float | bool] = {}
     image: ImageSetting = ImageSetting()
+    services: dict[str, dict[str, Any]] = {}
     cache: tuple[CacheSetting, ...] = ()
     trust: TrustSetting = TrustSetting()
     builders: BuildersSetting = BuildersSetting()

@@ -57,7 +57,7 @@ def command(
     if tree is None:
         path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
         tree = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)[0].root
-    stage1, _ = made_stage1(app, image_lock(app), host_system())
+    stage1, _ = made_stage1(app, image_lock(app), host_system(), cluster, port)
     found = check_tree(tree, stage1, migration_parts(migrations(app)))
     left = [line.partition(": ") for line in leftovers(tree)]
     found += [Deviation(what, why) for what, _, why in left]

@@ -24,14 +24,14 @@ def command(app: App, dry_run: bool, as_json: bool) -> None:
     It lies beside pgbake.lock and moves apart from it: a kernel moves without the bundle, and the bundle without the
     kernel.
     """
-    from pgbake.cli.imaging import resolved
+    from pgbake.cli.imaging import machine_image, resolved
     from pgbake.errors import LockError
     from pgbake.image.lock import IMAGE_LOCK_NAME, load_image_lock, moved, save_image_lock
 
     project = app.project
     file = project.directory / IMAGE_LOCK_NAME
     try:
-        before = load_image_lock(file, project.manifest)
+        before = load_image_lock(file, project.manifest, machine_image(app))
     except LockError:
         before = None
     lock = resolved(app)

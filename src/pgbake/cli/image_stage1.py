@@ -25,12 +25,11 @@ def command(app: App, dry_run: bool, as_json: bool) -> None:
     It is kept, and made anew only when one of these changes; a changed bundle or extension changes nothing here. The
     same lock gives the same bytes on any machine. Root makes it; nothing is fetched that the lock does not pin.
     """
-    from pgbake.cli.imaging import image_lock, images_dir, made_stage1
+    from pgbake.cli.imaging import image_lock, made_stage1, stage1_of
     from pgbake.formats.system import host_system
-    from pgbake.image.stage1 import Stage1
 
     lock = image_lock(app)
-    stage = Stage1.of(images_dir(), lock, host_system())
+    stage = stage1_of(app, lock, host_system())
     known = stage.record is not None
     record = stage.record
     if not dry_run:

@@ -57,14 +57,13 @@ def command(
     the data directory and applies the migrations, which lie in the form of dbmate in migrations of the project;
     that they can be applied is seen here, on a data directory that is thrown away. The same inputs give the same bytes.
     """
-    from pgbake.cli.imaging import image_lock, images_dir, made_stage2, meant_stage2
+    from pgbake.cli.imaging import image_lock, images_dir, made_stage2, meant_stage2, stage1_of
     from pgbake.cli.installing import meant_bundle
     from pgbake.formats.system import host_system
-    from pgbake.image.stage1 import Stage1
 
     lock = image_lock(app)
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
-    first = Stage1.of(images_dir(), lock, host_system())
+    first = stage1_of(app, lock, host_system(), cluster, port)
     told = first.record
     if dry_run:
         stage = None if told is None else meant_stage2(app, first, told, path, cluster, port)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgbake.image.stage1 import Record, Stage1
     from pgbake.image.stage2 import Stage2
     from pgbake.image.workshop import Workshop
+    from pgbake.machine.image import MachineImage
 
 cluster_option = click.option(
     "--cluster", default="main", show_default=True, metavar="NAME", help="Cluster of the machine."
@@ -34,6 +35,22 @@ def images_dir() -> Path:
     return cache_dir() / "images"
 
 
+def machine_image(app: App, cluster: str = "main", port: int = 5432, profile: str | None = None) -> MachineImage:
+    """Return what the manifest's images are to have.
+
+    :param profile: instead of the manifest's.
+    :raises ManifestError: it names a service, a value or a profile that is none.
+    """
+    from pgbake.machine.definition import Cluster
+    from pgbake.machine.image import MachineImage
+    from pgbake.manifest import MANIFEST_NAME
+
+    manifest, file = app.project.manifest, app.project.directory / MANIFEST_NAME
+    served = Cluster(manifest.postgresql, cluster, port)
+    chosen = profile or manifest.image.profile
+    return MachineImage.of(manifest.services, chosen, manifest.server_settings, served, file)
+
+
 def resolved(app: App) -> ImageLock:
     """Return what the manifest's images are made of today."""
     from pgbake.image.lock import resolve_image
@@ -41,7 +58,7 @@ def resolved(app: App) -> ImageLock:
 
     project = app.project
     with app.reporting() as report:
-        return resolve_image(project.manifest, lambda: project.mirrors, cache_dir(), report)
+        return resolve_image(project.manifest, machine_image(app), lambda: project.mirrors, cache_dir(), report)
 
 
 def image_lock(app: App) -> ImageLock:
@@ -55,7 +72,7 @@ def image_lock(app: App) -> ImageLock:
     if not file.exists():
         save_image_lock(resolved(app), file)
         app.note(f"note: {IMAGE_LOCK_NAME} is new; keep it beside pgbake.lock")
-    return load_image_lock(file, app.project.manifest)
+    return load_image_lock(file, app.project.manifest, machine_image(app))
 
 
 def workshop(app: App, lock: ImageLock) -> Workshop:
@@ -71,12 +88,20 @@ def workshop(app: App, lock: ImageLock) -> Workshop:
         return open_workshop(images_dir(), pins, app.project.mirrors, cache_dir() / "downloads", report)
 
 
-def made_stage1(app: App, lock: ImageLock, system: System) -> tuple[Stage1, Record]:
-    """Return stage 1, after making it if need be."""
+def stage1_of(app: App, lock: ImageLock, system: System, cluster: str = "main", port: int = 5432) -> Stage1:
+    """Return stage 1 as it is, or is to be."""
     from pgbake.image.stage1 import Stage1
+
+    return Stage1.of(images_dir(), lock, system, machine_image(app, cluster, port))
+
+
+def made_stage1(
+    app: App, lock: ImageLock, system: System, cluster: str = "main", port: int = 5432
+) -> tuple[Stage1, Record]:
+    """Return stage 1, after making it if need be."""
     from pgbake.places import cache_dir
 
-    stage = Stage1.of(images_dir(), lock, system)
+    stage = stage1_of(app, lock, system, cluster, port)
     if (record := stage.record) is not None:
         return stage, record
     tools = workshop(app, lock)
@@ -125,7 +150,7 @@ def made_stage2(
     from pgbake.image.migrations import note_applied
 
     lock = image_lock(app)
-    first, told = made_stage1(app, lock, host_system())
+    first, told = made_stage1(app, lock, host_system(), cluster, port)
     stage = meant_stage2(app, first, told, bundle, cluster, port)
     tools = workshop(app, lock)
     with app.reporting() as report:
@@ -146,6 +171,7 @@ def _install(
     quiet = dataclasses.replace(app, progress="none")
     machine = on_machine(quiet, root)
     checks = provide_bundle(quiet, machine, bundle, urls, unchecked=unchecked, dry_run=False)
-    wish = Wish(bundle, Origin(None, tuple(urls), checks), cluster, port, start=False)
+    # What stage 1 has of the configuration stays.
+    wish = Wish(bundle, Origin(None, tuple(urls), checks), cluster, port, way="adopt", start=False)
     installation(machine, silent).install(wish)
     machine.close_store()

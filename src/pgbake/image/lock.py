@@ -11,7 +11,8 @@ It lies beside ``pgbake.lock``, in the same form: JSON with one line for each pi
           "packages": {"bash": {"version": "5.2.15-2+b2", "path": .., "size": .., "sha256": ".."}},
           "workshop": {..}                  the programs that images are made with
         }
-      }
+      },
+      "binaries": {"postgrest": {..}}       what the manifest brings itself, by its service's name; if anything
     }
 """
 
@@ -32,7 +33,9 @@ from pgbake.formats.system import SYSTEMS, System
 from pgbake.inputs.apt import AptRoot
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
+from pgbake.inputs.upstream import pin_url
 from pgbake.lock import PlatformLock, render_pins
+from pgbake.machine.image import MachineImage
 from pgbake.manifest import Manifest
 from pgbake.toml import load_toml
 
@@ -56,13 +59,14 @@ class ImageSystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workshop: dict[str, Pin]
 
 
-class ImageLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ImageLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A parsed lock of images."""
 
     version: int
     platform: PlatformLock
     wants: tuple[str, ...]
     systems: dict[str, ImageSystem]
+    binaries: dict[str, Pin] = msgspec.field(default_factory=dict)
 
 
 @cache
@@ -71,13 +75,15 @@ def packages() -> Packages:
     return load_toml(Path(str(resources.files("pgbake"))) / "image/packages.toml", Packages)
 
 
-def wants(manifest: Manifest) -> tuple[str, ...]:
+def wants(manifest: Manifest, image: MachineImage) -> tuple[str, ...]:
     """Return the packages that a manifest's images are to have, without the kernel, sorted."""
-    return tuple(sorted({*packages().machine, *manifest.image.packages}))
+    return tuple(sorted({*image.packages(packages().machine), *manifest.image.packages}))
 
 
-def load_image_lock(file: Path, manifest: Manifest) -> ImageLock:
+def load_image_lock(file: Path, manifest: Manifest, image: MachineImage) -> ImageLock:
     """Read the lock of images.
+
+    :param image: what the manifest's images are to have.
 
     :raises LockError: it is missing, damaged, of another version, or made for another manifest.
     """
@@ -92,7 +98,9 @@ def load_image_lock(file: Path, manifest: Manifest) -> ImageLock:
         raise LockError(f"{file} is damaged: {error}", hint=f"take it from version control, or {hint}") from None
     if lock.version != _VERSION:
         raise LockError(f"{file} has version {lock.version}; this pgbake writes version {_VERSION}", hint=hint)
-    if lock.wants != wants(manifest) or lock.platform != _platform(manifest):
+    brought = {each.name: each.binary.sha256 for each in image.services if each.binary is not None}
+    pinned = {name: pin.sha256 for name, pin in lock.binaries.items()}
+    if (lock.wants, lock.platform, pinned) != (wants(manifest, image), _platform(manifest), brought):
         raise LockError(f"{file} does not fit the manifest any more", hint="run `pgbake image lock`")
     return lock
 
@@ -108,11 +116,15 @@ def save_image_lock(lock: ImageLock, file: Path) -> None:
         raise LockError(f"cannot write {file}: {error.strerror}") from error
 
 
-def resolve_image(manifest: Manifest, mirrors: Callable[[], Mirrors], cache: Path, report: Sink) -> ImageLock:
+def resolve_image(
+    manifest: Manifest, image: MachineImage, mirrors: Callable[[], Mirrors], cache: Path, report: Sink
+) -> ImageLock:
     """Pin what a manifest's images are made of today.
 
-    :param cache: directory for apt's indexes.
-    :raises InputError: a package is unknown, or they cannot be installed together.
+    :param image: what they are to have.
+    :param cache: directory for apt's indexes, and for downloads.
+    :raises InputError: a package is unknown, or they cannot be installed together; a binary is not to be had, or is
+        another than its sha256 says.
     """
     systems: dict[str, ImageSystem] = {}
     # Debian's alone: other repositories are for extensions, which images have from the bundle.
@@ -124,12 +136,17 @@ def resolve_image(manifest: Manifest, mirrors: Callable[[], Mirrors], cache: Pat
         with task(report, f"image:{name}", "resolve", f"packages of images for {name}"):
             apt = AptRoot(cache / "apt", suites, system.debian, mirrors())
             apt.update()
-            pins = apt.resolve((*wants(manifest), packages().kernel[name]), essential=True)
+            pins = apt.resolve((*wants(manifest, image), packages().kernel[name]), essential=True)
             systems[name] = ImageSystem(pins, apt.resolve(packages().workshop))
     if not systems:
         known = ", ".join(packages().kernel)
         raise InputError(f"images are made for {known}", hint=f'name one of these in [platform] systems: "{known}"')
-    return ImageLock(_VERSION, _platform(manifest), wants(manifest), systems)
+    binaries = {
+        each.name: pin_url(each.binary.url, each.binary.sha256[:12], cache / "downloads", report, each.binary.sha256)
+        for each in image.services
+        if each.binary is not None
+    }
+    return ImageLock(_VERSION, _platform(manifest), wants(manifest, image), systems, binaries)
 
 
 def pins_of(lock: ImageLock, system: System) -> ImageSystem:
@@ -143,6 +160,11 @@ def pins_of(lock: ImageLock, system: System) -> ImageSystem:
             hint="name it in [platform] systems of the manifest and run `pgbake image lock`",
         )
     return lock.systems[system.name]
+
+
+def binaries_of(lock: ImageLock, image: MachineImage) -> Mapping[str, Pin]:
+    """Return the pins of what a manifest brings itself, by the name of its service."""
+    return {each.name: lock.binaries[each.name] for each in image.services if each.binary is not None}
 
 
 def moved(before: ImageLock | None, after: ImageLock) -> Mapping[str, tuple[str | None, str | None]]:

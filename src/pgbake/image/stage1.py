@@ -16,25 +16,29 @@ import hashlib
 import os
 import re
 import shutil
+import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from pgbake.errors import InputError
 from pgbake.events import PhaseChanged, Sink, task
 from pgbake.files import write_whole
 from pgbake.formats.system import System
 from pgbake.image import contract, tree
 from pgbake.image.kept import bench_for, read_record
-from pgbake.image.lock import ImageLock, pins_of
+from pgbake.image.lock import ImageLock, binaries_of, pins_of
 from pgbake.image.workshop import Workshop
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
 from pgbake.inputs.pins import Pin
 from pgbake.machine.accounts import account_lines
 from pgbake.machine.apply import Machine
-from pgbake.machine.definition import Part, Rendered, render_image
+from pgbake.machine.definition import Part, Rendered
+from pgbake.machine.image import MachineImage
+from pgbake.machine.services import PROGRAMS, Binary
 from pgbake.run import run
 from pgbake.store.local import remove_tree
 
@@ -70,25 +74,34 @@ class Stage1:
     suite: str
     system: System
     pins: Mapping[str, Pin]
-    rendered: Rendered
+    image: MachineImage
+    binaries: Mapping[str, Pin]
 
     @classmethod
-    def of(cls, images: Path, lock: ImageLock, system: System) -> Stage1:
-        """Return what a lock means.
+    def of(cls, images: Path, lock: ImageLock, system: System, image: MachineImage) -> Stage1:
+        """Return what a lock and a machine definition mean.
 
         :param images: the directory of images.
         :raises LockError: the lock has no packages for the system.
         """
         pins = pins_of(lock, system)
-        rendered = render_image()
+        rendered = image.rendered
         words = [
             str(STAGE1_VERSION), lock.platform.suite, system.name,
             *(f"{name} {pin.sha256}" for part in (pins.packages, pins.workshop) for name, pin in sorted(part.items())),
             *(_words(part) for part in rendered.parts),
             repr((rendered.groups, rendered.users, rendered.units)),
+            *(f"{each.name} {each.binary.member} {each.binary.sha256}" for each in image.services if each.binary),
         ]  # fmt: skip
         key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
-        return cls(images / f"stage1-{key}", lock.platform.suite, system, pins.packages, rendered)
+        return cls(
+            images / f"stage1-{key}", lock.platform.suite, system, pins.packages, image, binaries_of(lock, image)
+        )
+
+    @property
+    def rendered(self) -> Rendered:
+        """What the machine definition says of it."""
+        return self.image.rendered
 
     @property
     def key(self) -> str:
@@ -123,13 +136,16 @@ class Stage1:
         with bench_for(self.directory, _RECORD) as bench:
             if bench is not None:
                 debs = fetch(self.pins, mirrors, downloads, report)
+                programs = fetch(self.binaries, mirrors, downloads, report)
                 with task(report, "stage1", "pack", f"stage 1 of {len(debs)} packages"):
-                    self._make(workshop, bench, debs, report)
+                    self._make(workshop, bench, debs, programs, report)
         record = self.record
         assert record is not None
         return record
 
-    def _make(self, workshop: Workshop, bench: Path, debs: Mapping[str, Path], report: Sink) -> None:
+    def _make(
+        self, workshop: Workshop, bench: Path, debs: Mapping[str, Path], programs: Mapping[str, Path], report: Sink
+    ) -> None:
         report(PhaseChanged("stage1", "install"))
         repository = bench / "repository"
         self._lay_out(repository, debs)
@@ -159,7 +175,13 @@ class Stage1:
             if user.groups:
                 members = ["usermod", "--prefix", "/build/root", "--append", "--groups", ",".join(user.groups)]
                 workshop.run([*members, user.name], bench)
+        for each in self.image.services:
+            if each.binary is not None:
+                place_program(programs[each.name], each.binary, root / f"{PROGRAMS}/{each.name}".lstrip("/"))
         workshop.run(["systemctl", "--root=/build/root", "preset-all"], bench)
+        # What is enabled may enable others along with it.
+        off = [unit.name for unit in self.rendered.units if unit.state == "disabled"]
+        workshop.run(["systemctl", "--root=/build/root", "disable", *off], bench)
         tree.tidy(root)
         report(PhaseChanged("stage1", "pack"))
         write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
@@ -186,6 +208,32 @@ class Stage1:
             control = run(["dpkg-deb", "--field", str(deb)], sandbox="host").stdout.strip("\n")
             paragraphs.append(f"{control}\nFilename: pool/{pin.filename}\nSize: {pin.size}\nSHA256: {pin.sha256}\n")
         (repository / "Packages").write_text("\n".join(paragraphs))
+
+
+def place_program(file: Path, binary: Binary, place: Path) -> None:
+    """Put a program that no package brings where it lies on the machine.
+
+    :param file: what was fetched: the program, or a tarball with it.
+    :raises InputError: the tarball has no such member.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if binary.member is None:
+        shutil.copyfile(file, place)
+    else:
+        try:
+            with tarfile.open(file) as tar:
+                content = tar.extractfile(binary.member)
+                if content is None:
+                    raise KeyError(binary.member)
+                with content, place.open("wb") as out:
+                    shutil.copyfileobj(content, out)
+        except (KeyError, tarfile.TarError) as error:
+            raise InputError(
+                f"there is no file {binary.member} in {binary.url}",
+                hint="`tar -tf` lists what it holds",
+                detail=str(error),
+            ) from None
+    place.chmod(0o755)
 
 
 def _words(part: Part) -> str:

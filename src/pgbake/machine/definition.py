@@ -7,6 +7,7 @@ or an offline tree. The files for systemd-sysusers and systemd-tmpfiles are writ
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ Protocol = Literal["tcp", "udp"]
 #: Where the administrator's units lie, and the links that say what starts them.
 UNITS = "/etc/systemd/system"
 
-_DIRECTORY = Path(str(resources.files("pgbake"))) / "machine"
-_VALUE = re.compile(r"@([a-z]+)@")
+#: Where the definition and its templates lie.
+DIRECTORY = Path(str(resources.files("pgbake"))) / "machine"
+_VALUE = re.compile(r"@([a-z0-9]+(?:-[a-z0-9]+)*)@")
 _INCLUDE = re.compile(r"^@include ([a-z-]+)@\n", re.MULTILINE)
 #: How a data directory is made, but for its place and locale.
 _INITDB = "-U postgres -E UTF8 --data-checksums --auth-local=peer --auth-host=scram-sha-256"
@@ -65,7 +67,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What directories, links and files have in common; see ``machine.toml`` for the words."""
 
     path: str
-    scope: Scope
+    scope: Scope = "image"
     owner: str = "root"
     group: str | None = None
     mode: str | None = None
@@ -87,8 +89,8 @@ class UnitRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    scope: Scope
     state: State
+    scope: Scope = "image"
     template: str | None = None
     wanted: str | None = None
     unless: tuple[str, ...] = ()
@@ -101,11 +103,25 @@ class PortRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     number: int | str
-    scope: Scope
     unit: str
     address: str
+    scope: Scope = "image"
     protocol: Protocol = "tcp"
     optional: bool = False
+
+
+class CheckRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A program of the platform's that says whether files are right.
+
+    :param files: globs of the paths that it reads.
+    :param program: a line for sh, that ends well where they are.
+    :param user: whom it runs as.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    program: str
+    user: str = "root"
 
 
 class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +134,7 @@ class Definition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: tuple[Row, ...] = ()
     unit: tuple[UnitRow, ...] = ()
     port: tuple[PortRow, ...] = ()
+    check: tuple[CheckRow, ...] = ()
 
 
 class Cluster(msgspec.Struct, frozen=True, order=True):
@@ -231,7 +248,7 @@ def definition() -> Definition:
 
     :raises ManifestError: it is wrong; file and line are named.
     """
-    return load_toml(_DIRECTORY / "machine.toml", Definition)
+    return load_toml(DIRECTORY / "machine.toml", Definition)
 
 
 def render(majors: Iterable[int], clusters: Iterable[Cluster], default: int | None) -> Rendered:
@@ -239,41 +256,46 @@ def render(majors: Iterable[int], clusters: Iterable[Cluster], default: int | No
 
     :param default: the version whose programs have the plain names, such as ``/usr/bin/psql``.
     """
-    rows = definition()
     majors = sorted(majors)
     if not majors:
         return Rendered()
-    return _render(
-        rows,
-        {
-            "machine": [(None, {})],
-            "default": [] if default is None else [(default, {"major": str(default)})],
-            "major": [(major, {"major": str(major)}) for major in majors],
-            "cluster": [(cluster.major, _values(cluster)) for cluster in sorted(clusters)],
-        },
+    places: Places = {
+        "machine": [(None, {})],
+        "default": [] if default is None else [(default, {"major": str(default)})],
+        "major": [(major, {"major": str(major)}) for major in majors],
+        "cluster": [(cluster.major, cluster_values(cluster)) for cluster in sorted(clusters)],
+    }
+    return render_rows([(definition(), places)])
+
+
+def render_rows(layers: Sequence[tuple[Definition, Places]]) -> Rendered:
+    """Return what some definitions, each with its values, come to together."""
+    parts: list[Part] = []
+    units: list[Unit] = []
+    ports: list[Port] = []
+    for rows, places in layers:
+        parts += _parts(rows, places)
+        for unit in rows.unit:
+            for major, values in places.get(unit.scope, ()):
+                name = fill(unit.name, values)
+                parts += _unit_parts(unit, name, major, values)
+                units.append(Unit(name, unit.state))
+        for port in rows.port:
+            for _, values in places.get(port.scope, ()):
+                number, by = int(fill(str(port.number), values)), fill(port.unit, values)
+                ports.append(Port(port.protocol, number, fill(port.address, values), by, port.optional))
+    groups = tuple(group for rows, _ in layers for group in rows.group)
+    users = tuple(user for rows, _ in layers for user in rows.user)
+    texts = {
+        b"sysusers": lambda: _sysusers(groups, users),
+        b"tmpfiles": lambda: _tmpfiles(part for part in parts if part.runtime),
+        b"presets": lambda: _presets([unit for rows, _ in layers for unit in rows.unit]),
+    }
+    written = tuple(
+        dataclasses.replace(part, content=_lines(texts[part.content]())) if part.content in texts else part
+        for part in parts
     )
-
-
-def render_image() -> Rendered:
-    """Return what an image of a machine has, beside what Debian's packages and an installed bundle bring."""
-    return _render(definition(), {"image": [(None, {})]})
-
-
-def _render(rows: Definition, places: Places) -> Rendered:
-    parts = list(_parts(rows, places))
-    units, ports = [], []
-    for unit in rows.unit:
-        for major, values in places.get(unit.scope, ()):
-            name = _fill(unit.name, values)
-            parts += _unit_parts(unit, name, major, values)
-            units.append(Unit(name, unit.state))
-    for port in rows.port:
-        for _, values in places.get(port.scope, ()):
-            number, unit_name = int(_fill(str(port.number), values)), _fill(port.unit, values)
-            ports.append(Port(port.protocol, number, _fill(port.address, values), unit_name, port.optional))
-    made = [part for part in parts if part.runtime]
-    written = tuple(_written(part, rows, made) for part in parts)
-    return Rendered(rows.group, rows.user, written, tuple(units), tuple(ports))
+    return Rendered(groups, users, written, tuple(units), tuple(ports))
 
 
 def _parts(rows: Definition, places: Places) -> Iterator[Part]:
@@ -289,38 +311,44 @@ def _parts(rows: Definition, places: Places) -> Iterator[Part]:
 
 def _unit_parts(row: UnitRow, name: str, major: int | None, values: Mapping[str, str]) -> Iterator[Part]:
     """Yield the files and links that a unit's state is made of, apart from those that its package brings."""
-    unless = tuple(_fill(path, values) for path in row.unless)
+    unless = tuple(fill(path, values) for path in row.unless)
     if row.state == "masked":
         yield Part("link", f"{UNITS}/{name}", 0o644, target="/dev/null", unless=unless, major=major)
     if row.template is not None:
-        content = filled(_template(row.template), values).encode()
+        content = filled(template(row.template), values).encode()
         yield Part("file", f"{UNITS}/{name}", 0o644, content=content, unless=unless, major=major)
         if row.wanted is not None and row.state == "enabled":
-            link = f"{UNITS}/{_fill(row.wanted, values)}.wants/{name}"
+            link = f"{UNITS}/{fill(row.wanted, values)}.wants/{name}"
             yield Part("link", link, 0o644, target=f"../{name}", unless=unless, major=major)
 
 
-def _values(cluster: Cluster) -> dict[str, str]:
+def cluster_values(cluster: Cluster, local: str = "peer", first: Iterable[str] = ()) -> dict[str, str]:
+    """Return the values of a cluster's rows.
+
+    :param local: how who is on the machine proves who it is, as pg_hba.conf has it.
+    :param first: lines of pg_hba.conf that are for certain users, and come before.
+    """
     return {
         "major": str(cluster.major), "cluster": cluster.name, "port": str(cluster.port), "locale": cluster.locale,
+        "local": local, "first": "".join(f"{line}\n" for line in first),
     }  # fmt: skip
 
 
 def _part(kind: Kind, row: Row, major: int | None, values: Mapping[str, str]) -> Part:
     content = b""
     if row.template is not None:
-        content = filled(_template(row.template), values).encode()
+        content = filled(template(row.template), values).encode()
     elif row.rendered is not None:
         content = row.rendered.encode()
     return Part(
         kind,
-        _fill(row.path, values),
+        fill(row.path, values),
         int(row.mode, 8) if row.mode else 0o755 if kind == "directory" else 0o644,
         row.owner,
         row.group or row.owner,
-        _fill(row.target or "", values),
+        fill(row.target or "", values),
         content,
-        tuple(_fill(path, values) for path in row.unless),
+        tuple(fill(path, values) for path in row.unless),
         row.keep,
         row.data,
         row.runtime,
@@ -328,7 +356,8 @@ def _part(kind: Kind, row: Row, major: int | None, values: Mapping[str, str]) ->
     )
 
 
-def _fill(text: str, values: Mapping[str, str]) -> str:
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with its values in place; words that have none stay."""
     return _VALUE.sub(lambda found: values.get(found[1], found[0]), text)
 
 
@@ -336,12 +365,13 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     """Return a template's text with its values: ``@include NAME@`` as a line stands for another template, and
     ``@initdb@`` for the options of initdb; words that have no value stay.
     """
-    text = _INCLUDE.sub(lambda found: _template(found[1]), text)
-    return _fill(text, {"initdb": _INITDB, **values})
+    text = _INCLUDE.sub(lambda found: template(found[1]), text)
+    return fill(text, {"initdb": _INITDB, **values})
 
 
-def _template(name: str) -> str:
-    return (_DIRECTORY / "files" / name).read_text(encoding="utf-8")
+def template(name: str) -> str:
+    """Return the text of a template."""
+    return (DIRECTORY / "files" / name).read_text(encoding="utf-8")
 
 
 def initdb_options() -> list[str]:
@@ -358,29 +388,19 @@ def tmpfiles(parts: Iterable[Part]) -> Iterator[str]:
 
 def sysusers() -> str:
     """Return the text of the file that declares the accounts (sysusers.d(5))."""
-    return "".join(f"{line}\n" for line in _sysusers(definition()))
+    return _lines(_sysusers(definition().group, definition().user)).decode()
 
 
-def _written(part: Part, rows: Definition, runtime: Iterable[Part]) -> Part:
-    """Return a part with the text that is made of other rows."""
-    import dataclasses
-
-    writers = {
-        b"sysusers": lambda: _sysusers(rows),
-        b"tmpfiles": lambda: _tmpfiles(runtime),
-        b"presets": lambda: _presets(rows),
-    }
-    if part.kind != "file" or part.content not in writers:
-        return part
-    return dataclasses.replace(part, content="".join(f"{line}\n" for line in writers[part.content]()).encode())
+def _lines(lines: Iterable[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _sysusers(rows: Definition) -> Iterator[str]:
+def _sysusers(groups: Iterable[GroupRow], users: Iterable[UserRow]) -> Iterator[str]:
     """Write accounts as sysusers.d(5) has them."""
     yield "# The accounts that PostgreSQL runs as, for a machine that is made anew."
-    for group in rows.group:
+    for group in groups:
         yield f"g {group.name} {group.id}"
-    for user in rows.user:
+    for user in users:
         yield f'u {user.name} {user.id}:{user.group} "{user.comment}" {user.home} {user.shell}'
         yield from (f"m {user.name} {group}" for group in user.groups)
 
@@ -391,10 +411,10 @@ def _tmpfiles(parts: Iterable[Part]) -> Iterator[str]:
     yield from tmpfiles(parts)
 
 
-def _presets(rows: Definition) -> Iterator[str]:
+def _presets(units: Iterable[UnitRow]) -> Iterator[str]:
     """Write which units start at the first boot, as systemd.preset(5) has it: the declared ones."""
     yield "# The units of this machine; what is not named here does not start by itself."
-    for unit in rows.unit:
+    for unit in units:
         if unit.state in ("enabled", "disabled"):
             yield f"{unit.state.removesuffix('d')} {_VALUE.sub('*', unit.name)}"
     yield "disable *"

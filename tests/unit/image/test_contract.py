@@ -10,7 +10,8 @@ import pytest
 from pgbake.image.contract import deviations, recall, remember
 from pgbake.image.tree import leftovers, tidy
 from pgbake.machine.apply import Machine
-from pgbake.machine.definition import Rendered, render, render_image
+from pgbake.machine.definition import Rendered, render
+from pgbake.machine.image import MachineImage
 
 _KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n"
 
@@ -141,9 +142,13 @@ def test_what_was_never_booted_has_no_identity(root: Path) -> None:
 
 
 def test_an_images_own_files_are_rendered_whole() -> None:
-    parts = {part.path: part for part in render_image().parts}
+    parts = {part.path: part for part in MachineImage().rendered.parts}
     assert {"/etc/hosts", "/etc/fstab", "/boot/grub/grub.cfg"} <= set(parts)
     presets = parts.pop("/etc/systemd/system-preset/00-pgbake.preset").content.decode().splitlines()
-    assert {"enable ssh.service", "disable nftables.service", "enable postgresql@*-*.service"} < set(presets)
+    assert {
+        "enable ssh.service",
+        "disable systemd-networkd-wait-online.service",
+        "enable postgresql@*-*.service",
+    } < set(presets)
     assert presets[-1] == "disable *"
     assert all(b"@" not in part.content for part in parts.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pgbake.machine.definition import Cluster, Port, Unit, definition, is_loopback, render, render_image
+from pgbake.machine.definition import Cluster, Port, Unit, definition, is_loopback, render
+from pgbake.machine.image import MachineImage
 
 MAIN = Cluster(15, "main", 5432)
 
@@ -54,7 +55,7 @@ def test_units_and_ports_follow_the_clusters() -> None:
 
 
 def test_an_image_declares_who_listens() -> None:
-    ports = {(port.protocol, port.number): port.is_open for port in render_image().ports}
+    ports = {(port.protocol, port.number): port.is_open for port in MachineImage().rendered.ports}
     assert ports == {("tcp", 22): True, ("tcp", 53): False, ("udp", 53): False, ("udp", 68): True}
 
 
