@@ -57,7 +57,7 @@ def command(
     the data directory and applies the migrations, which lie in the form of dbmate in migrations of the project;
     that they can be applied is seen here, on a data directory that is thrown away. The same inputs give the same bytes.
     """
-    from pgbake.cli.imaging import image_lock, images_dir, made_stage2, meant_stage2, stage1_of
+    from pgbake.cli.imaging import image_lock, made_stage2, meant_stage2, stage1_of
     from pgbake.cli.installing import meant_bundle
     from pgbake.formats.system import host_system
 
