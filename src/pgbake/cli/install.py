@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,23 +37,7 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @json_option
 @pass_app
-def command(
-    app: App,
-    bundle: str | None,
-    urls: tuple[str, ...],
-    root: Path | None,
-    cluster: str,
-    port: int | None,
-    restart: bool,
-    no_start: bool,
-    timeout: int,
-    adopt: bool,
-    divert: bool,
-    only_cached: bool,
-    unchecked: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def command(app: App, /, bundle: str | None, **options: Any) -> None:
     """Install a bundle at the paths that Debian's users expect, with accounts, configuration and a service; or
     switch to it where another one is installed.
 
@@ -60,55 +46,56 @@ def command(
     new extensions at once; else the command says why a restart is needed, and does it with --restart: if the new server
     does not come up, the old one runs again. What is in the way and not pgbake's is named, and nothing is changed.
     """
-    install(
-        app, bundle, urls, root, cluster, port, restart, no_start, timeout, adopt, divert, only_cached, unchecked,
-        dry_run, as_json,
-    )  # fmt: skip
+    install(app, bundle, Options(**options))
 
 
-def install(
-    app: App,
-    bundle: str | None,
-    urls: tuple[str, ...],
-    root: Path | None,
-    cluster: str,
-    port: int | None,
-    restart: bool,
-    no_start: bool,
-    timeout: int,
-    adopt: bool,
-    divert: bool,
-    only_cached: bool,
-    unchecked: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How it is installed: the options of the command, which tell their meaning."""
+
+    urls: tuple[str, ...] = ()
+    root: Path | None = None
+    cluster: str = "main"
+    port: int | None = None
+    restart: bool = False
+    no_start: bool = False
+    timeout: int = 60
+    adopt: bool = False
+    divert: bool = False
+    only_cached: bool = False
+    unchecked: bool = False
+    dry_run: bool = False
+    as_json: bool = False
+
+
+def install(app: App, bundle: str | None, options: Options) -> None:
     """Do it, for `upgrade` as well."""
-    from dataclasses import replace
-
     from pgbake.cli.installing import answer, installation, meant_bundle, on_machine, provide_bundle, way_of
     from pgbake.events import silent
     from pgbake.install import host
     from pgbake.install.installation import Wish
     from pgbake.install.profiles import Origin
 
-    check_cluster_name(cluster)
-    way = way_of(adopt, divert)
-    machine = on_machine(app, root)
+    check_cluster_name(options.cluster)
+    way = way_of(options.adopt, options.divert)
+    machine = on_machine(app, options.root)
     host.require_writable(machine.store_root)
     host.require_selinux(machine.store_root)
-    path = meant_bundle(app, machine, bundle, urls, only_cached=only_cached, dry_run=dry_run)
+    path = meant_bundle(app, machine, bundle, options.urls, only_cached=options.only_cached, dry_run=options.dry_run)
     name = bundle if bundle is not None and "/" not in bundle else None
-    wish = Wish(path, Origin(name, urls), cluster, port, way, restart, not no_start, timeout)
+    wish = Wish(
+        path, Origin(name, options.urls), options.cluster, options.port, way, options.restart, not options.no_start,
+        options.timeout,
+    )  # fmt: skip
     here = bool(machine.store.valid([path]))
     if not here:
         # What stands in the way is said before anything is fetched.
         done = installation(machine, silent).foresee(wish)
-    checks = provide_bundle(app, machine, path, urls, unchecked=unchecked, dry_run=dry_run)
-    if here or not dry_run:
+    checks = provide_bundle(app, machine, path, options.urls, unchecked=options.unchecked, dry_run=options.dry_run)
+    if here or not options.dry_run:
         with app.reporting() as report:
-            wish = replace(wish, origin=Origin(name, urls, checks))
-            done = installation(machine, report).install(wish, dry_run=dry_run)
+            wish = replace(wish, origin=Origin(name, options.urls, checks))
+            done = installation(machine, report).install(wish, dry_run=options.dry_run)
     else:
         app.note(f"note: {path} is not here yet; whether a restart would be needed is known when it is")
 
@@ -119,7 +106,7 @@ def install(
         if not same:
             app.say(f"PostgreSQL {done.major}, generation {number}")
 
-    answer(app, done, as_json, dry_run, tell)
+    answer(app, done, options.as_json, options.dry_run, tell)
 
 
 def check_cluster_name(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,22 +29,12 @@ Examples:
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 @json_option
 @pass_app
-def command(
-    app: App,
-    major: int | None,
-    urls: tuple[str, ...],
-    root: Path | None,
-    restart: bool,
-    timeout: int,
-    unchecked: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def command(app: App, /, major: int | None, urls: tuple[str, ...], root: Path | None, **options: Any) -> None:
     """Ask the caches for the name that was installed, and install what it stands for now. Nothing is ever built.
 
     Data stays as it is: a bundle of another major version is refused here, and installed beside by `pgbake install`.
     """
-    from pgbake.cli.install import install
+    from pgbake.cli.install import Options, install
     from pgbake.cli.installing import on_machine
     from pgbake.errors import ManifestError
     from pgbake.install.installation import installed_major
@@ -60,7 +51,4 @@ def command(
         )
     group = current.bundle.name.rpartition(".")[0]  # NAME-postgresql-MAJOR: never another major version
     asked = name if name.startswith(group) else group
-    install(
-        app, asked, urls or current.origin.caches, root, "main", None, restart, True, timeout, False, False, True,
-        unchecked, dry_run, as_json,
-    )  # fmt: skip
+    install(app, asked, Options(urls or current.origin.caches, root, only_cached=True, **options))
