@@ -44,7 +44,8 @@
     [image]                             # of machines, see `pgbake image`
     packages = ["htop"]                 # Debian's, beyond what such an image has
     size = "8GB"                        # of its disk, which grows with the machine's
-    migrations = "db/migrations"        # SQL in dbmate's form, for the first boot; else "migrations", where it is there
+    migrations = "db/migrations"        # SQL in dbmate's form, for the first boot [default: migrations]
+    tests = "tests/machine"             # of its machines, for `pgbake image test` [default: tests/image]
     profile = "aws"                     # where it is to run, see `pgbake config`
 
     [services.pgbouncer]                # beside PostgreSQL in images; what is not said here holds as its page tells
@@ -134,12 +135,14 @@ class ImageSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param size: of the disk, as people write it.
     :param migrations: directory with SQL, relative to the manifest; None: ``migrations``, where that is there.
     :param profile: an overlay of the machine definition.
+    :param tests: directory with tests, likewise; None: ``tests/image``.
     """
 
     packages: tuple[str, ...] = ()
     profile: str | None = None
     size: str = "4GB"
     migrations: str | None = None
+    tests: str | None = None
 
     @property
     def bytes(self) -> int:

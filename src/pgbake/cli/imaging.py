@@ -75,15 +75,19 @@ def image_lock(app: App) -> ImageLock:
     return load_image_lock(file, app.project.manifest, machine_image(app))
 
 
-def workshop(app: App, lock: ImageLock) -> Workshop:
-    """Return the workshop of this machine's kind, after making it if need be."""
+def workshop(app: App, lock: ImageLock, *, emulator: bool = False) -> Workshop:
+    """Return the workshop of this machine's kind, after making it if need be.
+
+    :param emulator: the one that boots disks, in place of the one that makes them.
+    """
     from pgbake.formats.system import host_system
     from pgbake.image.lock import pins_of
     from pgbake.image.workshop import open_workshop, require_root
     from pgbake.places import cache_dir
 
     require_root()
-    pins = pins_of(lock, host_system()).workshop
+    found = pins_of(lock, host_system())
+    pins = found.emulator if emulator else found.workshop
     with app.reporting() as report:
         return open_workshop(images_dir(), pins, app.project.mirrors, cache_dir() / "downloads", report)
 
@@ -114,12 +118,23 @@ def migrations_dir(app: App) -> Path:
 
     :raises ManifestError: the manifest names a directory that is not there.
     """
+    return _named_dir(app, "migrations", app.project.manifest.image.migrations, "migrations")
+
+
+def tests_dir(app: App) -> Path:
+    """Return where the project's tests of its images lie, if it has any.
+
+    :raises ManifestError: the manifest names a directory that is not there.
+    """
+    return _named_dir(app, "tests", app.project.manifest.image.tests, "tests/image")
+
+
+def _named_dir(app: App, key: str, named: str | None, default: str) -> Path:
     from pgbake.errors import ManifestError
 
-    named = app.project.manifest.image.migrations
-    directory = app.project.directory / (named or "migrations")
+    directory = app.project.directory / (named or default)
     if named is not None and not directory.is_dir():
-        raise ManifestError(f"there is no directory {directory}", hint="[image] migrations in the manifest names it")
+        raise ManifestError(f"there is no directory {directory}", hint=f"[image] {key} in the manifest names it")
     return directory
 
 

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,16 +26,36 @@ from pgbake.store.local import remove_tree
 _INITS = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init")
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
 #: Lines of the console that an error shows.
-_SHOWN = 40
+SHOWN_OF_CONSOLE = 40
+
+
+class Machine(ABC):
+    """A machine that runs, wherever that is.
+
+    ``seconds`` is how long it took from the start until systemd had started everything.
+    """
+
+    seconds: float
+
+    @abstractmethod
+    def run(self, *argv: str, user: str | None = None, check: bool = True, stdin: bytes | None = None) -> Completed:
+        """Run a program in the machine, as root or another user.
+
+        :raises CommandError: it failed.
+        """
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Run a statement as the superuser, and return what psql prints (``-At``)."""
+        words = ["psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement]
+        return self.run(*words, user="postgres").stdout.strip()
 
 
 @dataclass(frozen=True)
-class Booted:
-    """A machine that runs.
+class Booted(Machine):
+    """A machine in systemd-nspawn.
 
     :param root: its files, as this machine sees them.
     :param init: the pid of its init here.
-    :param seconds: from the start until systemd had started everything.
     """
 
     root: Path
@@ -42,19 +63,15 @@ class Booted:
     seconds: float
 
     def run(self, *argv: str, user: str | None = None, check: bool = True, stdin: bytes | None = None) -> Completed:
-        """Run a program in the machine.
-
-        :raises CommandError: it failed.
-        """
-        environment = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
+        """Run a program in the machine; see :class:`Machine`."""
         become = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
-        words = ["nsenter", "-t", str(self.init), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "env", "-i"]
-        return run([*words, *environment, *become, *argv], sandbox="host", check=check, stdin=stdin)
+        return run([*entering(self.init), *become, *argv], sandbox="host", check=check, stdin=stdin)
 
-    def sql(self, statement: str, database: str = "postgres") -> str:
-        """Run a statement as the superuser, and return what psql prints (``-At``)."""
-        words = ["psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement]
-        return self.run(*words, user="postgres").stdout.strip()
+
+def entering(init: int) -> list[str]:
+    """Return the beginning of a command line that runs a program in a machine of systemd-nspawn, by its init's pid."""
+    words = ["nsenter", "-t", str(init), "-m", "-u", "-i", "-n", "-p", "-r", "-w", "env", "-i"]
+    return [*words, *(f"{name}={value}" for name, value in _ENVIRONMENT.items())]
 
 
 @contextmanager
@@ -119,7 +136,7 @@ def _await(process: subprocess.Popen[bytes], console: Path, begin: float, limit:
             if state in ("running", "degraded"):
                 return Booted(machine.root, init, time.monotonic() - begin)
         time.sleep(0.1)
-    lines = console.read_text(errors="replace").splitlines()[-_SHOWN:]
+    lines = console.read_text(errors="replace").splitlines()[-SHOWN_OF_CONSOLE:]
     raise ServerError(
         f"the machine did not come up in {limit:.0f} s: {state}",
         detail="\n".join(lines),

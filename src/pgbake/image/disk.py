@@ -35,7 +35,8 @@ _SECTOR = 512
 _MIB = 1 << 20
 _BIOS = (1 * _MIB, 1 * _MIB)  # begin and size
 _EFI = (2 * _MIB, 64 * _MIB)
-_ROOT = 66 * _MIB
+#: Where the root file system begins, in bytes.
+ROOT_BEGIN = 66 * _MIB
 _TYPES = {
     "bios": "21686148-6449-6E6F-744E-656564454649",
     "EFI": "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
@@ -74,7 +75,7 @@ def write_disk(workshop: Workshop, bench: Path, size: int, seed: str, name: str 
     """
     size -= size % _MIB
     used = sum(int(line.split()[0]) for line in workshop.run(["du", "-sk", name], bench).stdout.splitlines()) * 1024
-    room = size - _ROOT - _MIB
+    room = size - ROOT_BEGIN - _MIB
     if used * 1.1 + 64 * _MIB > room:
         raise ManifestError(
             f"the tree has {human_size(used)} and does not fit into a disk of {human_size(size)}",
@@ -92,7 +93,7 @@ def write_disk(workshop: Workshop, bench: Path, size: int, seed: str, name: str 
     with disk.open("r+b") as file:
         boot = (workshop.tree / "usr/lib/grub/i386-pc/boot.img").read_bytes()
         _place_bios(file, boot, core)
-        for part, begin in (("efi.img", _EFI[0]), ("root.img", _ROOT)):
+        for part, begin in (("efi.img", _EFI[0]), ("root.img", ROOT_BEGIN)):
             _copy_sparse(bench / part, file, begin)
             (bench / part).unlink()
         os.fsync(file.fileno())
@@ -187,7 +188,7 @@ def _core(workshop: Workshop, bench: Path) -> bytes:
 
 
 def _partition(workshop: Workshop, bench: Path, size: int, seed: str) -> None:
-    ends = {"bios": _BIOS, "EFI": _EFI, "root": (_ROOT, size - _ROOT - _MIB)}
+    ends = {"bios": _BIOS, "EFI": _EFI, "root": (ROOT_BEGIN, size - ROOT_BEGIN - _MIB)}
     lines = ["label: gpt", f"label-id: {identity(seed, 'disk')}", "unit: sectors", "first-lba: 34"]
     for name, (begin, length) in ends.items():
         mark = identity(seed, f"partition {name}")

@@ -3,13 +3,14 @@
 It lies beside ``pgbake.lock``, in the same form: JSON with one line for each pin::
 
     {
-      "version": 1,
+      "version": 2,
       "platform": {"suite": "bookworm", "security": true, "updates": true},
       "wants": [..],                        packages that were asked for; the rest followed by Depends
       "systems": {
         "x86_64-linux": {
           "packages": {"bash": {"version": "5.2.15-2+b2", "path": .., "size": .., "sha256": ".."}},
-          "workshop": {..}                  the programs that images are made with
+          "workshop": {..},                 the programs that images are made with
+          "emulator": {..}                  those that boot them in QEMU
         }
       },
       "binaries": {"postgrest": {..}}       what the manifest brings itself, by its service's name; if anything
@@ -40,7 +41,7 @@ from pgbake.manifest import Manifest
 from pgbake.toml import load_toml
 
 IMAGE_LOCK_NAME = "pgbake-image.lock"
-_VERSION = 1
+_VERSION = 2
 _LARGEST = 10_000_000  # bytes
 
 
@@ -49,6 +50,7 @@ class Packages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     machine: tuple[str, ...]
     workshop: tuple[str, ...]
+    emulator: tuple[str, ...]
     kernel: dict[str, str]
 
 
@@ -57,6 +59,7 @@ class ImageSystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     packages: dict[str, Pin]
     workshop: dict[str, Pin]
+    emulator: dict[str, Pin]
 
 
 class ImageLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -137,7 +140,8 @@ def resolve_image(
             apt = AptRoot(cache / "apt", suites, system.debian, mirrors())
             apt.update()
             pins = apt.resolve((*wants(manifest, image), packages().kernel[name]), essential=True)
-            systems[name] = ImageSystem(pins, apt.resolve(packages().workshop))
+            tools = (apt.resolve(names) for names in (packages().workshop, packages().emulator))
+            systems[name] = ImageSystem(pins, *tools)
     if not systems:
         known = ", ".join(packages().kernel)
         raise InputError(f"images are made for {known}", hint=f'name one of these in [platform] systems: "{known}"')

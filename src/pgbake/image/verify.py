@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgbake.errors import PgbakeError
 from pgbake.events import silent
-from pgbake.image.boot import Booted
+from pgbake.image.boot import Booted, Machine
 from pgbake.image.contract import Deviation, deviations
 from pgbake.image.migrations import Migration, migration_parts
 from pgbake.image.stage1 import Stage1
@@ -21,11 +21,13 @@ from pgbake.store.local import LocalStore
 class Proof:
     """One thing that was tried, and what came of it.
 
-    :param found: empty where all is well.
+    :param found: what is wrong; empty where all is well.
+    :param note: what else is worth telling.
     """
 
     name: str
     found: tuple[str, ...] = ()
+    note: str = ""
 
 
 def wanted_of(root: Path) -> tuple[Rendered, tuple[Cluster, ...]]:
@@ -53,11 +55,22 @@ def check_machine(
     clusters: tuple[Cluster, ...],
     migrations: Sequence[Migration] = (),
 ) -> Iterator[Proof]:
-    """Try a booted machine: its files and accounts, units, ports, and what its servers answer."""
-    image = stage1.rendered
-    added = (*image.parts, *migration_parts(migrations))
+    """Try a booted machine: its files and accounts, and all of :func:`check_running`."""
+    added = (*stage1.rendered.parts, *migration_parts(migrations))
     found = deviations(machine.root, stage1.memory, wanted, added, booted=True)
     yield Proof("contract", tuple(f"{each.what}: {each.found}" for each in found))
+    yield from check_running(machine, stage1, wanted, clusters, migrations)
+
+
+def check_running(
+    machine: Machine,
+    stage1: Stage1,
+    wanted: Rendered,
+    clusters: tuple[Cluster, ...],
+    migrations: Sequence[Migration] = (),
+) -> Iterator[Proof]:
+    """Try what a machine does: its units, ports, and what its servers answer."""
+    image = stage1.rendered
     yield Proof("units", tuple(_units(machine, (*wanted.units, *image.units))))
     yield Proof("ports", tuple(_ports(machine, (*wanted.ports, *image.ports))))
     for cluster in clusters:
@@ -66,17 +79,20 @@ def check_machine(
         yield Proof("migrations", tuple(_ask_migrations(machine, migrations)))
 
 
-def _units(machine: Booted, units: Iterable[Unit]) -> Iterator[str]:
+def _units(machine: Machine, units: Iterable[Unit]) -> Iterator[str]:
     """Yield what is wrong with units: those that failed, and whose state is another than declared."""
     failed = machine.run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", check=False).stdout
     yield from (f"{line.split()[0]} has failed" for line in failed.splitlines() if line.strip())
-    for unit in sorted(units):
-        state = machine.run("systemctl", "is-enabled", unit.name, check=False).stdout.strip() or "not there"
-        if state != unit.state:
+    declared = sorted(set(units))
+    script = 'for unit; do echo "$unit $(systemctl is-enabled "$unit" 2> /dev/null)"; done'
+    told = machine.run("sh", "-c", script, "sh", *(unit.name for unit in declared)).stdout
+    states = dict(line.split(" ", 1) for line in told.splitlines())
+    for unit in declared:
+        if (state := states[unit.name].strip() or "not there") != unit.state:
             yield f"{unit.name} is {state}, and not {unit.state}"
 
 
-def _ports(machine: Booted, ports: Iterable[Port]) -> Iterator[str]:
+def _ports(machine: Machine, ports: Iterable[Port]) -> Iterator[str]:
     """Yield who listens and is not declared, or listens wider than declared; and who does not listen."""
     expected: dict[tuple[str, int], list[Port]] = {}
     for port in ports:
@@ -97,7 +113,7 @@ def _ports(machine: Booted, ports: Iterable[Port]) -> Iterator[str]:
             yield f"{declared[0].unit} listens on {name} for other machines, and not on {declared[0].address} only"
 
 
-def _ask_migrations(machine: Booted, migrations: Sequence[Migration]) -> Iterator[str]:
+def _ask_migrations(machine: Machine, migrations: Sequence[Migration]) -> Iterator[str]:
     """Yield which migrations a server has not applied, and which it has beside."""
     try:
         there = machine.sql("SELECT version FROM public.schema_migrations").split()
@@ -108,7 +124,7 @@ def _ask_migrations(machine: Booted, migrations: Sequence[Migration]) -> Iterato
     yield from (f"{each} is applied, and not of the image" for each in {*there} - {m.version for m in migrations})
 
 
-def _ask(machine: Booted, cluster: Cluster) -> Iterator[str]:
+def _ask(machine: Machine, cluster: Cluster) -> Iterator[str]:
     """Yield what a server says that it should not say."""
     try:
         version = machine.sql("SHOW server_version")
