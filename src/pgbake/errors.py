@@ -68,6 +68,10 @@ class MigrationError(PgbakeError):
     """A migration of an image fails, or is not what it was when it was first applied."""
 
 
+class VerifyError(PgbakeError):
+    """An image deviates from its contract, or fails its tests."""
+
+
 class HostError(PgbakeError):
     """The machine lacks something: a program, a permission, a kernel feature, disk space."""
 

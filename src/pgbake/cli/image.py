@@ -8,6 +8,7 @@ from pgbake.cli.lazy import LazyGroup
 
 COMMANDS = {
     "Machines": {
+        "build": "Do all of it: lock, stages, disks, check and test.",
         "lock": "Pin the packages of machine images.",
         "stage1": "Make a machine's tree with everything but the bundle.",
         "stage2": "Install the bundle into stage 1: a tree, and disks.",

@@ -46,21 +46,16 @@ def command(
 
     The exit status is 1 where anything deviates.
     """  # fmt: skip
-    from pgbake.cli.imaging import image_lock, made_stage1, made_stage2, migrations
+    from pgbake.cli.imaging import image_lock, made_stage1, made_stage2
     from pgbake.cli.installing import meant_bundle
+    from pgbake.cli.trying import deviations_of
     from pgbake.formats.system import host_system
-    from pgbake.image.contract import Deviation
-    from pgbake.image.migrations import migration_parts
-    from pgbake.image.tree import leftovers
-    from pgbake.image.verify import check_tree
 
     if tree is None:
         path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
         tree = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)[0].root
     stage1, _ = made_stage1(app, image_lock(app), host_system(), cluster, port)
-    found = check_tree(tree, stage1, migration_parts(migrations(app)))
-    left = [line.partition(": ") for line in leftovers(tree)]
-    found += [Deviation(what, why) for what, _, why in left]
+    found = deviations_of(app, stage1, tree)
     if as_json:
         app.say_json({"tree": str(tree), "deviations": [{"what": each.what, "found": each.found} for each in found]})
     else:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, port_option, tests_dir, unchecked_option
+from pgbake.cli.imaging import cluster_option, port_option, unchecked_option
 from pgbake.cli.installing import from_option
-
-if TYPE_CHECKING:
-    from pgbake.image.stage2 import Stage2
-    from pgbake.image.verify import Proof
-    from pgbake.image.workshop import Workshop
-
-Way = Literal["nspawn", "qemu", "all"]
-#: Seconds that a machine has to come up, by how it is booted; one that is emulated takes its time.
-_LIMITS = {"nspawn": 60, "qemu": 600}
+from pgbake.cli.trying import Way, describe_proofs, tell_proofs, try_image, ways_of
 
 
 @click.command(
@@ -77,70 +63,12 @@ def command(
 
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
     stage, tools = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)
-    proofs: dict[str, list[Proof]] = {}
-    if way in ("nspawn", "all"):
-        proofs["nspawn"] = list(_in_nspawn(app, stage, tools, timeout or _LIMITS["nspawn"]))
-    if way in ("qemu", "all"):
-        proofs["qemu"] = list(_in_qemu(app, stage, tools, timeout or _LIMITS["qemu"]))
+    proofs = {each: try_image(app, stage, tools, each, timeout) for each in ways_of(way)}
     failed = any(proof.found for each in proofs.values() for proof in each)
     if as_json:
-        told = [
-            {"boot": boot, "name": proof.name, "passed": not proof.found, "found": list(proof.found),
-             "note": proof.note}
-            for boot, each in proofs.items() for proof in each
-        ]  # fmt: skip
+        told = [answer for boot, each in proofs.items() for answer in describe_proofs(boot, each)]
         app.say_json({"bundle": str(path), "tree": str(stage.root), "proofs": told})
         return 1 if failed else 0
     for boot, each in proofs.items():
-        for proof in each:
-            note = f" ({proof.note})" if proof.note else ""
-            app.say(f"{'failed' if proof.found else 'passed'}  {boot}: {proof.name}{note}")
-            for line in proof.found:
-                app.say(f"        {line}")
+        tell_proofs(app, boot, each)
     return 1 if failed else 0
-
-
-def _in_nspawn(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator[Proof]:
-    from pgbake.events import task
-    from pgbake.image.boot import booted
-    from pgbake.image.own_tests import sql_tests, testinfra
-    from pgbake.image.verify import Proof, check_machine, wanted_of
-
-    tests = tests_dir(app)
-    wanted, clusters = wanted_of(stage.root)
-    with (
-        app.reporting() as report,
-        task(report, "nspawn", "check", f"boot of {stage.bundle.name} in systemd-nspawn"),
-        booted(tools, stage.root, limit) as machine,
-    ):
-        yield Proof("boot", note=f"{machine.seconds:.1f} s")
-        yield from check_machine(machine, stage.stage1, wanted, clusters, stage.migrations)
-        yield from sql_tests(machine, tests)
-        yield from testinfra(machine, tests)
-
-
-def _in_qemu(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator[Proof]:
-    from pgbake.cli.imaging import image_lock, workshop
-    from pgbake.events import PhaseChanged, task
-    from pgbake.image.emulate import Emulator
-    from pgbake.image.verify import wanted_of
-    from pgbake.image.verify_disk import check_disk, check_without_cloud
-
-    wanted, clusters = wanted_of(stage.root)
-    emulating = workshop(app, image_lock(app), emulator=True)
-    with app.reporting() as report:
-        (disk,) = stage.disks(tools, app.project.manifest.image.bytes, ["raw"], report)
-    with (
-        tempfile.TemporaryDirectory(dir=stage.directory, prefix="boot-", ignore_cleanup_errors=True) as name,
-        app.reporting() as report,
-        task(report, "qemu", "check", f"boot of {stage.bundle.name} in QEMU"),
-    ):
-        kernel, initrd = ((stage.root / link).resolve() for link in ("vmlinuz", "initrd.img"))
-        emulator = Emulator(emulating, disk, kernel, initrd, Path(name))
-        emulator.choose_accelerator()
-        for each in chain(
-            check_disk(emulator, stage.root, stage.stage1, wanted, clusters, stage.migrations, limit),
-            check_without_cloud(emulator, limit),
-        ):
-            report(PhaseChanged("qemu", each.name))
-            yield each
