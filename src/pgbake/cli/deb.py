@@ -90,7 +90,7 @@ def command(
     if repo is not None:
         repo = repo.absolute()
     bundle = require_built(app)
-    packer = _packer(app, maintainer)
+    packer = packer_of(app, maintainer)
     names = packer.names()
     if lacking := [name for name in only if name not in names]:
         raise ManifestError(
@@ -137,7 +137,7 @@ def command(
         _tell_repository(app, repository.root, packer.suite, key)
 
 
-def _packer(app: App, maintainer: str | None) -> Packer:
+def packer_of(app: App, maintainer: str | None) -> Packer:
     """Return what packs the project's bundle."""
     from pgbake.debs.packages import DEFAULT_EPOCH, Packer
     from pgbake.formats.system import host_system

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
 from pgbake.cli.installing import from_option
 from pgbake.cli.trying import Way
 from pgbake.errors import PgbakeError, VerifyError
 
 if TYPE_CHECKING:
+    from pgbake.cli.imaging import Making
     from pgbake.formats.storepath import StorePath
     from pgbake.image.disk import Format
     from pgbake.image.stage2 import Stage2
     from pgbake.image.verify import Proof
     from pgbake.image.workshop import Workshop
+    from pgbake.machine.definition import Flavour
 
 Target = Literal["disk", "ami", "tree", "container"]
 T = TypeVar("T")
@@ -64,6 +66,7 @@ Examples:
     "--boot", "way", type=click.Choice(["nspawn", "qemu", "all"]), default="nspawn", show_default=True,
     help="How it is booted to be tried; see `pgbake image test`.",
 )  # fmt: skip
+@flavour_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -79,6 +82,7 @@ def command(
     target: Target,
     forms: tuple[Format, ...],
     way: Way,
+    flavour: Flavour,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -91,6 +95,7 @@ def command(
     The plan comes first. The chain stops at the first step that fails; run again, it goes on there, since what was
     complete is kept and nothing else is. A container image is what `pgbake image container` makes.
     """
+    from pgbake.cli.imaging import Making
     from pgbake.cli.installing import meant_bundle
 
     if target in ("tree", "container") and forms:
@@ -105,7 +110,7 @@ def command(
         raise click.UsageError("AWS takes a raw disk: leave --disk out.")
     wanted: tuple[Format, ...] = () if target == "tree" else forms or ("raw",)
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
-    chain = Chain(app, path, urls, wanted, way, cluster, port, unchecked)
+    chain = Chain(Making(app, path, urls, cluster, port, flavour, unchecked), path, wanted, way)
     plan = list(chain.plan())
     if not as_json:
         for step in plan:
@@ -143,34 +148,19 @@ def _described(plan: list[Step]) -> list[dict[str, Any]]:
 class Chain:
     """The chain for one bundle; see the command."""
 
-    def __init__(
-        self,
-        app: App,
-        bundle: StorePath,
-        urls: tuple[str, ...],
-        forms: tuple[Format, ...],
-        way: Way,
-        cluster: str,
-        port: int,
-        unchecked: bool,
-    ) -> None:
-        self.app = app
+    def __init__(self, making: Making, bundle: StorePath, forms: tuple[Format, ...], way: Way) -> None:
+        self.app = making.app
+        self.making = making
         self.bundle = bundle
-        self.urls = urls
         self.forms = forms
         self.way = way
-        self.cluster = cluster
-        self.port = port
-        self.unchecked = unchecked
         #: Seconds of what was done.
         self.took: dict[str, float] = {}
 
     def plan(self) -> Iterator[Step]:
         """Yield the steps, each with whether it is kept."""
-        from pgbake.cli.imaging import machine_image, meant_stage2, stage1_of
         from pgbake.cli.trying import passed_before, ways_of
-        from pgbake.formats.system import host_system
-        from pgbake.image.lock import IMAGE_LOCK_NAME, load_image_lock
+        from pgbake.image.lock import IMAGE_LOCK_NAME
 
         stage: Stage2 | None = None
         file = self.app.project.directory / IMAGE_LOCK_NAME
@@ -179,16 +169,15 @@ class Chain:
             yield Step("stage1", False, "its packages are not pinned yet")
             yield Step("stage2", False, "stage 1 is made anew")
         else:
-            lock = load_image_lock(file, self.app.project.manifest, machine_image(self.app))
+            first = self.making.stage1
             yield Step("lock", True, IMAGE_LOCK_NAME)
-            first = stage1_of(self.app, lock, host_system(), self.cluster, self.port)
             told = first.record
             why = f"of {len(first.pins)} packages"
             yield Step("stage1", told is not None, why if told else f"{why}, of which none is kept")
             if told is None:
                 yield Step("stage2", False, "stage 1 is made anew")
             else:
-                stage = meant_stage2(self.app, first, told, self.bundle, self.cluster, self.port)
+                stage = self.making.stage2(told)
                 what = f"{self.bundle.name}, {len(stage.migrations)} migrations"
                 if stage.record is None:
                     stage = None
@@ -206,17 +195,12 @@ class Chain:
 
         :raises PgbakeError: a step fails; it is named.
         """
-        from pgbake.cli.imaging import image_lock, made_stage1, made_stage2
         from pgbake.cli.trying import describe_proofs, ways_of
-        from pgbake.formats.system import host_system
 
         app = self.app
-        lock = self._step("lock", lambda: image_lock(app))
-        self._step("stage1", lambda: made_stage1(app, lock, host_system(), self.cluster, self.port))
-        stage, tools = self._step(
-            "stage2",
-            lambda: made_stage2(app, self.bundle, self.urls, self.cluster, self.port, unchecked=self.unchecked),
-        )
+        self._step("lock", lambda: self.making.lock)
+        self._step("stage1", self.making.make_stage1)
+        stage, tools = self._step("stage2", self.making.make_stage2)
 
         def write_disks() -> list[Path]:
             with app.reporting() as report:
@@ -250,7 +234,7 @@ class Chain:
     def _check(self, stage: Stage2) -> None:
         from pgbake.cli.trying import deviations_of
 
-        if found := deviations_of(self.app, stage.stage1, stage.root):
+        if found := deviations_of(stage, stage.root):
             raise VerifyError(
                 f"{len(found)} deviations from the contract",
                 detail="\n".join(f"{each.what}: {each.found}" for each in found),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
 from pgbake.cli.installing import from_option
+
+if TYPE_CHECKING:
+    from pgbake.machine.definition import Flavour
 
 
 @click.command(
@@ -25,6 +29,7 @@ Examples:
     "--tree", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
     help="Tree to look at, instead of stage 2.",
 )  # fmt: skip
+@flavour_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -35,6 +40,7 @@ def command(
     bundle: str | None,
     urls: tuple[str, ...],
     tree: Path | None,
+    flavour: Flavour,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -46,20 +52,27 @@ def command(
 
     The exit status is 1 where anything deviates.
     """  # fmt: skip
-    from pgbake.cli.imaging import image_lock, made_stage1, made_stage2
+    from pgbake.cli.imaging import Making
     from pgbake.cli.installing import meant_bundle
     from pgbake.cli.trying import deviations_of
-    from pgbake.formats.system import host_system
 
+    path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
+    making = Making(app, path, urls, cluster, port, flavour, unchecked)
     if tree is None:
-        path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
-        tree = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)[0].root
-    stage1, _ = made_stage1(app, image_lock(app), host_system(), cluster, port)
-    found = deviations_of(app, stage1, tree)
+        stage, _ = making.make_stage2()
+    else:
+        _, told = making.make_stage1()
+        stage = making.stage2(told)
+    found = deviations_of(stage, tree or stage.root)
     if as_json:
-        app.say_json({"tree": str(tree), "deviations": [{"what": each.what, "found": each.found} for each in found]})
+        app.say_json(
+            {
+                "tree": str(tree or stage.root),
+                "deviations": [{"what": each.what, "found": each.found} for each in found],
+            }
+        )
     else:
         for each in found:
             app.say(f"{each.what}: {each.found}")
-        app.say(f"{tree}: {len(found) or 'no'} deviation{'' if len(found) == 1 else 's'}")
+        app.say(f"{tree or stage.root}: {len(found) or 'no'} deviation{'' if len(found) == 1 else 's'}")
     return 1 if found else 0

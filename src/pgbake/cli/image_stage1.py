@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
+from pgbake.cli.imaging import flavour_option, unchecked_option
+
+if TYPE_CHECKING:
+    from pgbake.machine.definition import Flavour
 
 
 @click.command(
@@ -15,25 +21,28 @@ Examples:
   pgbake image stage1              made where nothing of the kind is kept
   pgbake image stage1 --dry-run    say whether it would be made""",
 )
+@flavour_option
+@unchecked_option
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @json_option
 @pass_app
-def command(app: App, dry_run: bool, as_json: bool) -> None:
+def command(app: App, flavour: Flavour, unchecked: bool, dry_run: bool, as_json: bool) -> None:
     """Make the tree of a machine without PostgreSQL: Debian's packages as pgbake-image.lock pins them, and the files of
     the machine definition.
 
     It is kept, and made anew only when one of these changes; a changed bundle or extension changes nothing here. The
     same lock gives the same bytes on any machine. Root makes it; nothing is fetched that the lock does not pin.
-    """
-    from pgbake.cli.imaging import image_lock, made_stage1, stage1_of
-    from pgbake.formats.system import host_system
 
-    lock = image_lock(app)
-    stage = stage1_of(app, lock, host_system())
+    With --flavour deb, Debian's PostgreSQL and the extensions of the bundle, as packages, are part of it.
+    """
+    from pgbake.cli.imaging import Making
+
+    making = Making(app, None, flavour=flavour, unchecked=unchecked)
+    stage = making.stage1
     known = stage.record is not None
     record = stage.record
     if not dry_run:
-        stage, record = made_stage1(app, lock, host_system())
+        stage, record = making.make_stage1()
     if as_json:
         app.say_json(
             {

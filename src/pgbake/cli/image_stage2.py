@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
 from pgbake.cli.installing import from_option
 
 if TYPE_CHECKING:
     from pgbake.image.disk import Format
+    from pgbake.machine.definition import Flavour
 
 
 @click.command(
@@ -29,6 +30,7 @@ Examples:
     "--disk", "forms", multiple=True, type=click.Choice(["raw", "qcow2", "vmdk", "vhd"]),
     help="Write a disk in this form, too; may be given several times.",
 )  # fmt: skip
+@flavour_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -43,6 +45,7 @@ def command(
     bundle: str | None,
     urls: tuple[str, ...],
     forms: tuple[Format, ...],
+    flavour: Flavour,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -57,17 +60,15 @@ def command(
     the data directory and applies the migrations, which lie in the form of dbmate in migrations of the project;
     that they can be applied is seen here, on a data directory that is thrown away. The same inputs give the same bytes.
     """
-    from pgbake.cli.imaging import image_lock, made_stage2, meant_stage2, stage1_of
+    from pgbake.cli.imaging import Making
     from pgbake.cli.installing import meant_bundle
-    from pgbake.formats.system import host_system
 
-    lock = image_lock(app)
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
-    first = stage1_of(app, lock, host_system(), cluster, port)
-    told = first.record
+    making = Making(app, path, urls, cluster, port, flavour, unchecked)
     if dry_run:
-        stage = None if told is None else meant_stage2(app, first, told, path, cluster, port)
-        kept = stage is not None and stage.record is not None
+        first = making.stage1
+        told = first.record
+        kept = told is not None and making.stage2(told).record is not None
         answer: dict[str, Any] = {"dry-run": True, "bundle": str(path), "stage1-kept": told is not None, "kept": kept}
         if as_json:
             app.say_json(answer)
@@ -75,7 +76,7 @@ def command(
             app.say(f"stage 1 {first.key} {'would be made' if told is None else 'is kept'}")
             app.say(f"stage 2 of {path} {'is kept' if kept else 'would be made'}")
         return
-    made, tools = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)
+    made, tools = making.make_stage2()
     if replay:
         made.replay()
     with app.reporting() as report:

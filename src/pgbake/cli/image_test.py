@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
 from pgbake.cli.installing import from_option
 from pgbake.cli.trying import Way, describe_proofs, tell_proofs, try_image, ways_of
+
+if TYPE_CHECKING:
+    from pgbake.machine.definition import Flavour
 
 
 @click.command(
@@ -21,6 +26,7 @@ Examples:
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
 @from_option
+@flavour_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -38,6 +44,7 @@ def command(
     app: App,
     bundle: str | None,
     urls: tuple[str, ...],
+    flavour: Flavour,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -58,11 +65,11 @@ def command(
 
     The exit status is 1 where anything is wrong.
     """  # fmt: skip
-    from pgbake.cli.imaging import made_stage2
+    from pgbake.cli.imaging import Making
     from pgbake.cli.installing import meant_bundle
 
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
-    stage, tools = made_stage2(app, path, urls, cluster, port, unchecked=unchecked)
+    stage, tools = Making(app, path, urls, cluster, port, flavour, unchecked).make_stage2()
     proofs = {each: try_image(app, stage, tools, each, timeout) for each in ways_of(way)}
     failed = any(proof.found for each in proofs.values() for proof in each)
     if as_json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +14,23 @@ from pgbake.cli.app import App
 
 if TYPE_CHECKING:
     from pgbake.formats.storepath import StorePath
-    from pgbake.formats.system import System
+    from pgbake.image.conventional import Conventional
     from pgbake.image.lock import ImageLock
     from pgbake.image.migrations import Migration
     from pgbake.image.stage1 import Record, Stage1
     from pgbake.image.stage2 import Stage2
     from pgbake.image.workshop import Workshop
+    from pgbake.machine.definition import Flavour
     from pgbake.machine.image import MachineImage
 
 cluster_option = click.option(
     "--cluster", default="main", show_default=True, metavar="NAME", help="Cluster of the machine."
 )
 port_option = click.option("--port", type=click.IntRange(1, 65535), default=5432, show_default=True, help="Its port.")
+flavour_option = click.option(
+    "--flavour", type=click.Choice(["bundle", "deb"]), default="bundle", show_default=True,
+    help="Whose PostgreSQL it has: the bundle's, or Debian's with the extensions that `pgbake deb` packs.",
+)  # fmt: skip
 unchecked_option = click.option("--unchecked", is_flag=True, help="Take a bundle whose checks have not passed, too.")
 
 
@@ -92,27 +98,6 @@ def workshop(app: App, lock: ImageLock, *, emulator: bool = False) -> Workshop:
         return open_workshop(images_dir(), pins, app.project.mirrors, cache_dir() / "downloads", report)
 
 
-def stage1_of(app: App, lock: ImageLock, system: System, cluster: str = "main", port: int = 5432) -> Stage1:
-    """Return stage 1 as it is, or is to be."""
-    from pgbake.image.stage1 import Stage1
-
-    return Stage1.of(images_dir(), lock, system, machine_image(app, cluster, port))
-
-
-def made_stage1(
-    app: App, lock: ImageLock, system: System, cluster: str = "main", port: int = 5432
-) -> tuple[Stage1, Record]:
-    """Return stage 1, after making it if need be."""
-    from pgbake.places import cache_dir
-
-    stage = stage1_of(app, lock, system, cluster, port)
-    if (record := stage.record) is not None:
-        return stage, record
-    tools = workshop(app, lock)
-    with app.reporting() as report:
-        return stage, stage.make(tools, app.project.mirrors, cache_dir() / "downloads", report)
-
-
 def migrations_dir(app: App) -> Path:
     """Return where the project's migrations lie, if it has any.
 
@@ -150,43 +135,114 @@ def migrations(app: App) -> tuple[Migration, ...]:
     return found
 
 
-def meant_stage2(app: App, first: Stage1, told: Record, bundle: StorePath, cluster: str, port: int) -> Stage2:
-    """Return the stage 2 of a bundle and the project's migrations, as it is to be or is."""
-    from pgbake.image.stage2 import Stage2
+@dataclass(frozen=True)
+class Making:
+    """One image of a project, and what makes it.
 
-    return Stage2.of(images_dir(), first, told, bundle, f"{cluster}:{port}", migrations(app))
+    :param bundle: what it is made of; in the conventional flavour, whose extensions it has. Stage 1 needs none.
+    :param urls: caches that the bundle comes from; none: the known ones.
+    """
 
+    app: App
+    bundle: StorePath | None
+    urls: tuple[str, ...] = ()
+    cluster: str = "main"
+    port: int = 5432
+    flavour: Flavour = "bundle"
+    unchecked: bool = False
 
-def made_stage2(
-    app: App, bundle: StorePath, urls: Sequence[str], cluster: str, port: int, *, unchecked: bool
-) -> tuple[Stage2, Workshop]:
-    """Return stage 2 with a bundle, after making it and what it is made of if need be."""
-    from pgbake.formats.system import host_system
-    from pgbake.image.migrations import note_applied
+    @cached_property
+    def lock(self) -> ImageLock:
+        """The lock of images; it holds the packages of the conventional flavour where that is made."""
+        from pgbake.formats.system import host_system
+        from pgbake.image.lock import IMAGE_LOCK_NAME, pins_of, save_image_lock, with_conventional
+        from pgbake.places import cache_dir
 
-    lock = image_lock(app)
-    first, told = made_stage1(app, lock, host_system(), cluster, port)
-    stage = meant_stage2(app, first, told, bundle, cluster, port)
-    tools = workshop(app, lock)
-    with app.reporting() as report:
-        stage.make(tools, told, lambda root: _install(app, bundle, urls, root, cluster, port, unchecked), report)
-    note_applied(migrations_dir(app), stage.migrations)
-    return stage, tools
+        lock, project = image_lock(self.app), self.app.project
+        if self.conventional is None or pins_of(lock, host_system()).conventional_wants == self.conventional.asked:
+            return lock
+        asked = self.conventional.asked
+        lock = with_conventional(lock, project.manifest, host_system(), asked, project.mirrors, cache_dir())
+        save_image_lock(lock, project.directory / IMAGE_LOCK_NAME)
+        self.app.note(f"note: {IMAGE_LOCK_NAME} has the packages of Debian's PostgreSQL now")
+        return lock
 
+    @cached_property
+    def conventional(self) -> Conventional | None:
+        """What stands in the bundle's place, after packing what is not kept; None of an image with a bundle."""
+        if self.flavour == "bundle":
+            return None
+        from pgbake.cli.deb import packer_of
+        from pgbake.cli.gate import require_checked
+        from pgbake.cli.goals import require_built
+        from pgbake.image.conventional import Conventional
 
-def _install(
-    app: App, bundle: StorePath, urls: Sequence[str], root: Path, cluster: str, port: int, unchecked: bool
-) -> None:
-    """Install the bundle into a tree; see `pgbake install --root`."""
-    from pgbake.cli.installing import installation, on_machine, provide_bundle
-    from pgbake.events import silent
-    from pgbake.install.installation import Wish
-    from pgbake.install.profiles import Origin
+        bundle = require_built(self.app)
+        require_checked(self.app, bundle.path, "packaged", unchecked=self.unchecked)
+        cluster = machine_image(self.app, self.cluster, self.port).cluster
+        with self.app.reporting() as report:
+            return Conventional.of(packer_of(self.app, None), cluster, images_dir() / "debs", report)
 
-    quiet = dataclasses.replace(app, progress="none")
-    machine = on_machine(quiet, root)
-    checks = provide_bundle(quiet, machine, bundle, urls, unchecked=unchecked, dry_run=False)
-    # What stage 1 has of the configuration stays.
-    wish = Wish(bundle, Origin(None, tuple(urls), checks), cluster, port, way="adopt", start=False)
-    installation(machine, silent).install(wish)
-    machine.close_store()
+    @property
+    def stage1(self) -> Stage1:
+        """Stage 1 as it is, or is to be."""
+        from pgbake.formats.system import host_system
+        from pgbake.image.stage1 import Stage1
+
+        debs = None if self.conventional is None else self.conventional.debs
+        image = machine_image(self.app, self.cluster, self.port)
+        return Stage1.of(images_dir(), self.lock, host_system(), image, debs)
+
+    def make_stage1(self) -> tuple[Stage1, Record]:
+        """Return stage 1, after making it if need be."""
+        from pgbake.places import cache_dir
+
+        stage = self.stage1
+        if (record := stage.record) is not None:
+            return stage, record
+        tools = workshop(self.app, self.lock)
+        with self.app.reporting() as report:
+            return stage, stage.make(tools, self.app.project.mirrors, cache_dir() / "downloads", report)
+
+    def stage2(self, told: Record) -> Stage2:
+        """Return stage 2 as it is, or is to be.
+
+        :param told: the record of stage 1.
+        """
+        from pgbake.image.stage2 import Stage2
+
+        assert self.bundle is not None
+        how = f"{self.cluster}:{self.port}"
+        return Stage2.of(images_dir(), self.stage1, told, self.bundle, how, migrations(self.app), self.conventional)
+
+    def make_stage2(self) -> tuple[Stage2, Workshop]:
+        """Return stage 2, after making it and what it is made of if need be."""
+        from pgbake.image.migrations import note_applied
+
+        _, told = self.make_stage1()
+        stage = self.stage2(told)
+        tools = workshop(self.app, self.lock)
+        with self.app.reporting() as report:
+            stage.make(tools, told, self._install, report)
+        note_applied(migrations_dir(self.app), stage.migrations)
+        return stage, tools
+
+    def _install(self, root: Path) -> None:
+        """Install PostgreSQL into a tree; see `pgbake install --root`."""
+        from pgbake.cli.installing import installation, on_machine, provide_bundle
+        from pgbake.events import silent
+        from pgbake.install.installation import Wish
+        from pgbake.install.profiles import Origin
+
+        if self.conventional is not None:
+            self.conventional.install(root, root.parent)
+            return
+        assert self.bundle is not None
+        quiet = dataclasses.replace(self.app, progress="none")
+        machine = on_machine(quiet, root)
+        checks = provide_bundle(quiet, machine, self.bundle, self.urls, unchecked=self.unchecked, dry_run=False)
+        origin = Origin(None, self.urls, checks)
+        # What stage 1 has of the configuration stays.
+        wish = Wish(self.bundle, origin, self.cluster, self.port, way="adopt", start=False)
+        installation(machine, silent).install(wish)
+        machine.close_store()

@@ -21,7 +21,6 @@ from pgbake.cli.imaging import tests_dir
 
 if TYPE_CHECKING:
     from pgbake.image.contract import Deviation
-    from pgbake.image.stage1 import Stage1
     from pgbake.image.stage2 import Stage2
     from pgbake.image.verify import Proof
     from pgbake.image.workshop import Workshop
@@ -43,15 +42,14 @@ class Passed(msgspec.Struct, frozen=True):
     proofs: tuple[str, ...]
 
 
-def deviations_of(app: App, stage1: Stage1, tree: Path) -> list[Deviation]:
-    """Return all in which a tree deviates from its contract, and what in it no image must have."""
-    from pgbake.cli.imaging import migrations
+def deviations_of(stage: Stage2, tree: Path) -> list[Deviation]:
+    """Return all in which a tree deviates from the contract of a stage 2, and what in it no image must have."""
     from pgbake.image.contract import Deviation
     from pgbake.image.migrations import migration_parts
     from pgbake.image.tree import leftovers
     from pgbake.image.verify import check_tree
 
-    found = check_tree(tree, stage1, migration_parts(migrations(app)))
+    found = check_tree(tree, stage.stage1, stage.wanted(tree)[0], migration_parts(stage.migrations))
     left = [line.partition(": ") for line in leftovers(tree)]
     return found + [Deviation(what, why) for what, _, why in left]
 
@@ -115,10 +113,10 @@ def _in_nspawn(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterat
     from pgbake.events import task
     from pgbake.image.boot import booted
     from pgbake.image.own_tests import sql_tests, testinfra
-    from pgbake.image.verify import Proof, check_machine, wanted_of
+    from pgbake.image.verify import Proof, check_machine
 
     tests = tests_dir(app)
-    wanted, clusters = wanted_of(stage.root)
+    wanted, clusters = stage.wanted()
     with (
         app.reporting() as report,
         task(report, "nspawn", "check", f"boot of {stage.bundle.name} in systemd-nspawn"),
@@ -134,10 +132,9 @@ def _in_qemu(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator
     from pgbake.cli.imaging import image_lock, workshop
     from pgbake.events import PhaseChanged, task
     from pgbake.image.emulate import Emulator
-    from pgbake.image.verify import wanted_of
     from pgbake.image.verify_disk import check_disk, check_without_cloud
 
-    wanted, clusters = wanted_of(stage.root)
+    wanted, clusters = stage.wanted()
     emulating = workshop(app, image_lock(app), emulator=True)
     with app.reporting() as report:
         (disk,) = stage.disks(tools, app.project.manifest.image.bytes, ["raw"], report)

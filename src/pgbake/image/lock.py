@@ -10,7 +10,8 @@ It lies beside ``pgbake.lock``, in the same form: JSON with one line for each pi
         "x86_64-linux": {
           "packages": {"bash": {"version": "5.2.15-2+b2", "path": .., "size": .., "sha256": ".."}},
           "workshop": {..},                 the programs that images are made with
-          "emulator": {..}                  those that boot them in QEMU
+          "emulator": {..},                 those that boot them in QEMU
+          "conventional": {..}              packages of images with Debian's PostgreSQL; where somebody makes such
         }
       },
       "binaries": {"postgrest": {..}}       what the manifest brings itself, by its service's name; if anything
@@ -19,7 +20,7 @@ It lies beside ``pgbake.lock``, in the same form: JSON with one line for each pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -54,12 +55,17 @@ class Packages(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernel: dict[str, str]
 
 
-class ImageSystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The pins of one system."""
+class ImageSystem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The pins of one system.
+
+    :param conventional_wants: what of Debian's was asked for beside the packages of every image.
+    """
 
     packages: dict[str, Pin]
     workshop: dict[str, Pin]
     emulator: dict[str, Pin]
+    conventional: dict[str, Pin] = msgspec.field(default_factory=dict)
+    conventional_wants: tuple[str, ...] = ()
 
 
 class ImageLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -130,18 +136,14 @@ def resolve_image(
         another than its sha256 says.
     """
     systems: dict[str, ImageSystem] = {}
-    # Debian's alone: other repositories are for extensions, which images have from the bundle.
-    suites = tuple(suite for suite in platform_suites(manifest.platform, Path()) if suite.keyring is None)
     for name in manifest.platform.systems:
         if name not in packages().kernel:
             continue
         system = SYSTEMS[name]
         with task(report, f"image:{name}", "resolve", f"packages of images for {name}"):
-            apt = AptRoot(cache / "apt", suites, system.debian, mirrors())
-            apt.update()
+            apt = _apt(manifest, system, mirrors(), cache)
             pins = apt.resolve((*wants(manifest, image), packages().kernel[name]), essential=True)
-            tools = (apt.resolve(names) for names in (packages().workshop, packages().emulator))
-            systems[name] = ImageSystem(pins, *tools)
+            systems[name] = ImageSystem(pins, apt.resolve(packages().workshop), apt.resolve(packages().emulator))
     if not systems:
         known = ", ".join(packages().kernel)
         raise InputError(f"images are made for {known}", hint=f'name one of these in [platform] systems: "{known}"')
@@ -151,6 +153,29 @@ def resolve_image(
         if each.binary is not None
     }
     return ImageLock(_VERSION, _platform(manifest), wants(manifest, image), systems, binaries)
+
+
+def _apt(manifest: Manifest, system: System, mirrors: Mirrors, cache: Path) -> AptRoot:
+    # Debian's alone: other repositories are for extensions, which images have from the bundle.
+    suites = tuple(suite for suite in platform_suites(manifest.platform, Path()) if suite.keyring is None)
+    apt = AptRoot(cache / "apt", suites, system.debian, mirrors)
+    apt.update()
+    return apt
+
+
+def with_conventional(
+    lock: ImageLock, manifest: Manifest, system: System, asked: Sequence[str], mirrors: Mirrors, cache: Path
+) -> ImageLock:
+    """Return a lock that has the packages of images with Debian's PostgreSQL as well, as they are today.
+
+    :param asked: what such an image has beside what every image has.
+    :raises InputError: the platform has no such PostgreSQL, or they cannot be installed together.
+    """
+    base = pins_of(lock, system)
+    apt = _apt(manifest, system, mirrors, cache)
+    pins = apt.resolve((*lock.wants, *asked, packages().kernel[system.name]), essential=True)
+    more = msgspec.structs.replace(base, conventional=pins, conventional_wants=tuple(asked))
+    return msgspec.structs.replace(lock, systems={**lock.systems, system.name: more})
 
 
 def pins_of(lock: ImageLock, system: System) -> ImageSystem:

@@ -51,6 +51,11 @@ for file in passwd group; do
   cat "$1/usr/share/base-passwd/$file.master" "/run/accounts/$file" > "$1/etc/$file"
 done
 """
+#: Debian's PostgreSQL makes no data directory when it is installed: the first boot does.
+_NO_CLUSTER = """\
+mkdir -p "$1/etc/postgresql-common"
+echo "create_main_cluster = false" > "$1/etc/postgresql-common/createcluster.conf"
+"""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -76,26 +81,32 @@ class Stage1:
     pins: Mapping[str, Pin]
     image: MachineImage
     binaries: Mapping[str, Pin]
+    debs: Mapping[str, Path]
 
     @classmethod
-    def of(cls, images: Path, lock: ImageLock, system: System, image: MachineImage) -> Stage1:
+    def of(
+        cls, images: Path, lock: ImageLock, system: System, image: MachineImage, debs: Mapping[str, Path] | None = None
+    ) -> Stage1:
         """Return what a lock and a machine definition mean.
 
         :param images: the directory of images.
+        :param debs: packages of our own, by name, for a machine with Debian's PostgreSQL; None of one with a bundle.
         :raises LockError: the lock has no packages for the system.
         """
         pins = pins_of(lock, system)
+        packages = pins.packages if debs is None else pins.conventional
         rendered = image.rendered
         words = [
             str(STAGE1_VERSION), lock.platform.suite, system.name,
-            *(f"{name} {pin.sha256}" for part in (pins.packages, pins.workshop) for name, pin in sorted(part.items())),
+            *(f"{name} {pin.sha256}" for part in (packages, pins.workshop) for name, pin in sorted(part.items())),
             *(_words(part) for part in rendered.parts),
             repr((rendered.groups, rendered.users, rendered.units)),
             *(f"{each.name} {each.binary.member} {each.binary.sha256}" for each in image.services if each.binary),
+            *(f"{name} {_digest(deb)}" for name, deb in sorted((debs or {}).items())),
         ]  # fmt: skip
         key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
         return cls(
-            images / f"stage1-{key}", lock.platform.suite, system, pins.packages, image, binaries_of(lock, image)
+            images / f"stage1-{key}", lock.platform.suite, system, packages, image, binaries_of(lock, image), debs or {}
         )
 
     @property
@@ -135,7 +146,7 @@ class Stage1:
             return record
         with bench_for(self.directory, _RECORD) as bench:
             if bench is not None:
-                debs = fetch(self.pins, mirrors, downloads, report)
+                debs = {**fetch(self.pins, mirrors, downloads, report), **self.debs}
                 programs = fetch(self.binaries, mirrors, downloads, report)
                 with task(report, "stage1", "pack", f"stage 1 of {len(debs)} packages"):
                     self._make(workshop, bench, debs, programs, report)
@@ -159,7 +170,9 @@ class Stage1:
             [
                 "mmdebstrap", "--mode=root", "--variant=custom", f"--include={names}", "--format=directory",
                 # What is flushed to disk is the packed tree, and not each of its files.
-                "--dpkgopt=force-unsafe-io", "--quiet", f"--extract-hook={_ACCOUNTS_FIRST}", self.suite, "/build/root",
+                "--dpkgopt=force-unsafe-io", "--quiet", f"--extract-hook={_ACCOUNTS_FIRST}",
+                *([f"--essential-hook={_NO_CLUSTER}"] if "postgresql-common" in self.pins else []),
+                self.suite, "/build/root",
                 "deb [trusted=yes] copy:///run/repository ./",
             ],
             bench, {repository: "/run/repository", accounts: "/run/accounts"},
@@ -188,8 +201,8 @@ class Stage1:
         contract.remember(root, bench / "contents.json")
         tree.pack(workshop, bench)
         remove_tree(root)
+        digest = _digest(bench / "root.tar")
         with (bench / "root.tar").open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         record = Record(STAGE1_VERSION, self.key, self.suite, self.system.name, digest)
         write_whole(bench / _RECORD, msgspec.json.encode(record))
@@ -200,13 +213,14 @@ class Stage1:
         pool.mkdir(parents=True)
         paragraphs = []
         for name, deb in sorted(debs.items()):
-            pin = self.pins[name]
+            digest = self.pins[name].sha256 if name in self.pins else _digest(deb)
             try:
-                os.link(deb, pool / pin.filename)
+                os.link(deb, pool / f"{name}.deb")
             except OSError:  # another disk
-                shutil.copyfile(deb, pool / pin.filename)
+                shutil.copyfile(deb, pool / f"{name}.deb")
             control = run(["dpkg-deb", "--field", str(deb)], sandbox="host").stdout.strip("\n")
-            paragraphs.append(f"{control}\nFilename: pool/{pin.filename}\nSize: {pin.size}\nSHA256: {pin.sha256}\n")
+            size = deb.stat().st_size
+            paragraphs.append(f"{control}\nFilename: pool/{name}.deb\nSize: {size}\nSHA256: {digest}\n")
         (repository / "Packages").write_text("\n".join(paragraphs))
 
 
@@ -234,6 +248,11 @@ def place_program(file: Path, binary: Binary, place: Path) -> None:
                 detail=str(error),
             ) from None
     place.chmod(0o755)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _words(part: Part) -> str:

@@ -5,7 +5,7 @@ On disk, below the directory of images::
     stage2-KEY/root            the tree, as it is on the machine
     stage2-KEY/disk.raw        and disk.qcow2, disk.vmdk, disk.vhd, where they were asked for
     stage2-KEY/packages        the packages of the tree: name, version, architecture, one a line
-    stage2-KEY/receipt.json    the bundle's receipt
+    stage2-KEY/receipt.json    the bundle's receipt; not of an image with Debian's PostgreSQL
     stage2-KEY/stage2.json     what it was made of; written last
 """
 
@@ -25,6 +25,7 @@ from pgbake.events import PhaseChanged, Sink, task
 from pgbake.files import write_whole
 from pgbake.formats.storepath import StorePath
 from pgbake.image import tree
+from pgbake.image.conventional import Conventional
 from pgbake.image.disk import Format, convert, write_disk
 from pgbake.image.kept import bench_for, read_record
 from pgbake.image.migrations import Migration, migration_parts, prove
@@ -33,6 +34,7 @@ from pgbake.image.stage1 import Stage1, installed
 from pgbake.image.verify import wanted_of
 from pgbake.image.workshop import EPOCH, Workshop
 from pgbake.machine.apply import Machine
+from pgbake.machine.definition import Cluster, Rendered
 from pgbake.store.database import rewrite
 from pgbake.store.local import remove_tree
 from pgbake.store.locks import path_lock
@@ -63,6 +65,7 @@ class Stage2:
     stage1: Stage1
     bundle: StorePath
     migrations: tuple[Migration, ...] = ()
+    conventional: Conventional | None = None
 
     @classmethod
     def of(
@@ -73,17 +76,23 @@ class Stage2:
         bundle: StorePath,
         how: str,
         migrations: tuple[Migration, ...] = (),
+        conventional: Conventional | None = None,
     ) -> Stage2:
         """Return what a stage 1, a bundle and migrations come to.
 
         :param how: in what else two installations of the bundle may differ.
+        :param conventional: what stands in the bundle's place; None of an image with a bundle.
         """
+        wanted = () if conventional is None else conventional.wanted.parts
         words = [
             str(STAGE2_VERSION), told.sha256, str(bundle), how,
-            *(f"{part.path} {hashlib.sha256(part.content).hexdigest()}" for part in migration_parts(migrations)),
+            *(
+                f"{part.path} {part.target} {hashlib.sha256(part.content).hexdigest()}"
+                for part in (*migration_parts(migrations), *wanted)
+            ),
         ]  # fmt: skip
         key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
-        return cls(images / f"stage2-{key}", stage1, bundle, migrations)
+        return cls(images / f"stage2-{key}", stage1, bundle, migrations, conventional)
 
     @property
     def key(self) -> str:
@@ -102,6 +111,15 @@ class Stage2:
         :raises StoreError: that is damaged.
         """
         return read_record(self.directory / _RECORD, Record)
+
+    def wanted(self, root: Path | None = None) -> tuple[Rendered, tuple[Cluster, ...]]:
+        """Return what the machine definition says of the PostgreSQL that is installed in the tree, and the clusters.
+
+        :param root: the tree, where it has not its place yet.
+        """
+        if self.conventional is not None:
+            return self.conventional.wanted, (self.conventional.cluster,)
+        return wanted_of(root or self.root)
 
     def make(self, workshop: Workshop, told: Stage1Record, install: Callable[[Path], object], report: Sink) -> Record:
         """Make the tree, where it is not there; return what is told of it.
@@ -133,7 +151,7 @@ class Stage2:
         machine = Machine(root, bench / "unused")
         for part in migration_parts(self.migrations):
             machine.make(part)
-        for cluster in wanted_of(root)[1]:
+        for cluster in self.wanted(root)[1]:
             prove(root, cluster, bench / "proof")
 
     def replay(self) -> None:
@@ -142,16 +160,17 @@ class Stage2:
         :raises MigrationError: one cannot, or changes the schema once more.
         """
         with path_lock(self.directory, silent_wait):
-            for cluster in wanted_of(self.root)[1] if self.migrations else ():
+            for cluster in self.wanted()[1] if self.migrations else ():
                 prove(self.root, cluster, self.directory / "proof", replay=True)
 
     def _finish(self, bench: Path, root: Path, told: Stage1Record) -> None:
-        settle_store(root)
+        if self.conventional is None:
+            settle_store(root)
+            shutil.copyfile(root / str(self.bundle).lstrip("/") / "receipt.json", bench / "receipt.json")
         tree.tidy(root)
         require_clean(root)
         settle_times(root)
         write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
-        shutil.copyfile(root / str(self.bundle).lstrip("/") / "receipt.json", bench / "receipt.json")
         record = Record(STAGE2_VERSION, self.key, told.sha256, str(self.bundle))
         write_whole(bench / _RECORD, msgspec.json.encode(record))
 

@@ -14,7 +14,8 @@ from pgbake.machine.apply import below
 #: What the making of a tree leaves in it, that belongs to no machine: globs, relative to its root.
 _LEFT = (
     "etc/*-", "etc/.pwd.lock", "etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap",
-    "etc/ssh/ssh_host_*", "root/.*_history", "root/.ssh", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb",
+    "etc/ssl/certs/ssl-cert-snakeoil.pem", "etc/ssl/private/ssl-cert-snakeoil.key", "etc/ssh/ssh_host_*",
+    "root/.*_history", "root/.ssh", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb",
     "var/cache/apt/archives/lock", "var/cache/apt/archives/partial/*", "var/cache/debconf/*-old",
     "var/cache/ldconfig/aux-cache", "var/lib/apt/lists/*", "var/lib/dbus/machine-id", "var/lib/dpkg/*-old",
     "var/lib/dpkg/lock*", "var/lib/systemd/credential.secret", "var/lib/systemd/random-seed", "run/*", "tmp/*",
@@ -41,6 +42,9 @@ def tidy(root: Path) -> None:
     for pattern in _LEFT:
         for place in root.glob(pattern):
             _remove(place)
+    for place in (root / "etc/ssl/certs").glob("*"):
+        if place.is_symlink() and not place.exists() and "/" not in str(place.readlink()):
+            place.unlink()  # named by the hash of a certificate that has gone
     for place in _logs(root):
         if place.name in _ACCOUNTING:
             os.truncate(place, 0)

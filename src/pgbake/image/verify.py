@@ -38,14 +38,14 @@ def wanted_of(root: Path) -> tuple[Rendered, tuple[Cluster, ...]]:
     return rendered, clusters
 
 
-def check_tree(root: Path, stage1: Stage1, added: Sequence[Part] = ()) -> list[Deviation]:
+def check_tree(root: Path, stage1: Stage1, wanted: Rendered, added: Sequence[Part] = ()) -> list[Deviation]:
     """Hold a tree that was never booted against its contract.
 
     :param stage1: what it was made of.
+    :param wanted: what the machine definition says of its PostgreSQL.
     :param added: what the image has beside.
     """
-    rendered, _ = wanted_of(root)
-    return deviations(root, stage1.memory, rendered, (*stage1.rendered.parts, *added))
+    return deviations(root, stage1.memory, wanted, (*stage1.rendered.parts, *added))
 
 
 def check_machine(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ Kind = Literal["directory", "link", "file"]
 #: As ``systemctl is-enabled`` says it; ``static``: started by others only.
 State = Literal["enabled", "disabled", "masked", "static"]
 Protocol = Literal["tcp", "udp"]
+#: Whose PostgreSQL a machine has: a bundle's, or that of Debian's packages.
+Flavour = Literal["bundle", "deb"]
 
 #: Where the administrator's units lie, and the links that say what starts them.
 UNITS = "/etc/systemd/system"
@@ -79,6 +81,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: bool = False
     data: bool = False
     runtime: bool = False
+    flavour: Flavour | None = None
 
 
 class UnitRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +97,7 @@ class UnitRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     template: str | None = None
     wanted: str | None = None
     unless: tuple[str, ...] = ()
+    flavour: Flavour | None = None
 
 
 class PortRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -238,6 +242,7 @@ class Rendered:
     ports: tuple[Port, ...] = ()
 
 
+_Flavoured = TypeVar("_Flavoured", Row, UnitRow)
 #: For each scope: the major version that it is about, and the values, of each time that its rows are there.
 Places = Mapping[Scope, Sequence[tuple[int | None, Mapping[str, str]]]]
 
@@ -251,10 +256,13 @@ def definition() -> Definition:
     return load_toml(DIRECTORY / "machine.toml", Definition)
 
 
-def render(majors: Iterable[int], clusters: Iterable[Cluster], default: int | None) -> Rendered:
+def render(
+    majors: Iterable[int], clusters: Iterable[Cluster], default: int | None, flavour: Flavour = "bundle"
+) -> Rendered:
     """Return what a machine has for some major versions and clusters; nothing at all where there is no version.
 
     :param default: the version whose programs have the plain names, such as ``/usr/bin/psql``.
+    :param flavour: whose PostgreSQL it is.
     """
     majors = sorted(majors)
     if not majors:
@@ -265,7 +273,16 @@ def render(majors: Iterable[int], clusters: Iterable[Cluster], default: int | No
         "major": [(major, {"major": str(major)}) for major in majors],
         "cluster": [(cluster.major, cluster_values(cluster)) for cluster in sorted(clusters)],
     }
-    return render_rows([(definition(), places)])
+    return render_rows([(_of_flavour(definition(), flavour), places)])
+
+
+def _of_flavour(rows: Definition, flavour: Flavour) -> Definition:
+    def kept(found: tuple[_Flavoured, ...]) -> tuple[_Flavoured, ...]:
+        return tuple(row for row in found if row.flavour in (None, flavour))
+
+    return msgspec.structs.replace(
+        rows, directory=kept(rows.directory), file=kept(rows.file), link=kept(rows.link), unit=kept(rows.unit)
+    )
 
 
 def render_rows(layers: Sequence[tuple[Definition, Places]]) -> Rendered:
