@@ -6,12 +6,14 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from pgbake.formats.system import host_system
 from tests.cache import scratch_directory
-from tests.emulator import Firmware, boot_until
+from tests.disks import SmallDisk
 from tests.projects import TestProject
 
 pytestmark = [pytest.mark.integration, pytest.mark.full]
@@ -70,7 +72,7 @@ def test_an_image_from_manifest_to_booted_machine(project: TestProject) -> None:
     assert project.json("image", "check", "--unchecked")["deviations"] == []
     proofs = project.json("image", "test", "--unchecked")["proofs"]
     assert [(proof["name"], proof["found"]) for proof in proofs] == [
-        ("contract", []), ("units", []), ("ports", []), ("server 15/main", []), ("migrations", []),
+        ("boot", []), ("contract", []), ("units", []), ("ports", []), ("server 15/main", []), ("migrations", []),
     ]  # fmt: skip
     assert project.json("image", "check", "--unchecked")["deviations"] == []  # the boot has left no trace
     assert not list(images.glob("*.new"))
@@ -103,28 +105,159 @@ def test_an_image_from_manifest_to_booted_machine(project: TestProject) -> None:
     shutil.rmtree(tree.parent)
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("firmware", ["bios", "uefi"])
-def test_a_disk_boots_and_its_server_answers(project: TestProject, firmware: Firmware) -> None:
-    made = project.json("image", "stage2", "--unchecked", "--disk", "qcow2")
+@pytest.mark.timeout(3600)
+def test_a_disk_boots_serves_and_loses_nothing(project: TestProject) -> None:
+    made = project.json("image", "stage2", "--unchecked", "--disk", "raw")
     (disk,) = map(Path, made["disks"])
     before = digest(disk)
-    ask = "SELECT 'answer ' || 6 * 7 || ' of ' || count(*) FROM pg_available_extensions"
-    script = f"""
-        until pg_isready -q -h /run/postgresql; do sleep 1; done
-        psql -XAtqw -d postgres -c "{ask}"
-        psql -XAtqw -d postgres -c "CREATE EXTENSION vector; SELECT 'distance ' || ('[3]'::vector <-> '[1]'::vector)"
-    """
-    user_data = "#cloud-config\n" + json.dumps(
-        {
-            "write_files": [{"path": "/run/ask", "content": script, "permissions": "0755"}],
-            "runcmd": [["sh", "-c", "su postgres -c 'sh /run/ask' > /dev/console 2>&1; df / > /dev/console"]],
-        }
-    )
-    with scratch_directory("emulator") as directory:
-        said = boot_until(disk, firmware, user_data, "distance 2", directory, limit=900)
-    assert "answer 42 of " in said
+    proofs = project.json("image", "test", "--unchecked", "--boot", "qemu", "--timeout", "900")["proofs"]
+    assert {proof["boot"] for proof in proofs} == {"qemu"}
+    assert [(proof["name"], proof["found"]) for proof in proofs] == [
+        (name, []) for name in (
+            "boot by UEFI, with a cloud", "units", "ports", "server 15/main", "migrations", "growth",
+            "SQL from outside", "boot by BIOS, after a power failure", "power failure", "restart", "contract",
+            "boot by its kernel, without a cloud", "growth without a cloud",
+        )
+    ]  # fmt: skip
     assert digest(disk) == before
+    assert not list(disk.parent.glob("boot-*"))
+
+
+def test_own_tests_are_run_and_told_all_at_once(project: TestProject) -> None:
+    tests = project.directory / "tests/image"
+    tests.mkdir(parents=True)
+    (tests / "order.sql").write_text(
+        "INSERT INTO orders (id) VALUES (1);\nDO $$ BEGIN ASSERT (SELECT count(*) FROM orders) = 1; END $$;\n"
+    )
+    (tests / "wrong.sql").write_text("SELECT 1;\nSELECT * FROM nowhere;\n")
+    (tests / "tap.sql").write_text("SELECT '1..2';\nSELECT 'ok 1 - one';\nSELECT 'not ok 2 - two';\n")
+    (tests / "printed.sql").write_text("SELECT 1 AS one;\nSELECT 1/0;\n")
+    (tests / "printed.out").write_text(
+        "SELECT 1 AS one;\n one \n-----\n   1\n(1 row)\n\nSELECT 1/0;\nERROR:  division by zero\n"
+    )
+    (tests / "test_machine.py").write_text(
+        "def test_server(host):\n"
+        "    assert host.service('postgresql@15-main').is_running\n"
+        "    assert host.socket('tcp://127.0.0.1:5432').is_listening\n\n"
+        "def test_wrong(host):\n"
+        "    assert host.user('postgres').shell == '/bin/false'\n"
+    )
+    done = project.pgbake("image", "test", "--unchecked", "--json", check=False)
+    shutil.rmtree(tests)
+    assert done.returncode == 1
+    found = {proof["name"]: proof["found"] for proof in json.loads(done.stdout)["proofs"]}
+    own = {name.removeprefix("test "): found[name] for name in found if name.startswith("test ")}
+    assert own.keys() == {
+        "order.sql", "wrong.sql", "tap.sql", "printed.sql", "test_machine.test_server", "test_machine.test_wrong",
+    }  # fmt: skip
+    assert [name for name in own if not own[name]] == ["order.sql", "printed.sql", "test_machine.test_server"]
+    assert 'relation "nowhere" does not exist' in own["wrong.sql"][0]
+    assert own["tap.sql"] == ["not ok 2 two"]
+    assert any("/bin/bash" in line for line in own["test_machine.test_wrong"])
+
+
+def test_the_chain_in_one_command_goes_on_where_it_stopped(project: TestProject) -> None:
+    project.pgbake("image", "stage2", "--unchecked")
+    plan = {step["name"]: step["kept"] for step in project.json("image", "build", "--unchecked", "--dry-run")["steps"]}
+    assert plan["lock"] and plan["stage1"] and plan["stage2"] and not plan["check"]
+    made = project.json("image", "build", "--unchecked")
+    assert Path(made["disks"][0]).name == "disk.raw" and Path(made["disks"][0]).is_file()
+    again = project.json("image", "build", "--unchecked")
+    assert {step["name"]: step["kept"] for step in again["steps"]} == {
+        "lock": True, "stage1": True, "stage2": True, "disk raw": True, "check": False, "test nspawn": True,
+    }  # fmt: skip
+    planted = Path(made["tree"], "etc/planted")
+    planted.touch()
+    done = project.pgbake("image", "build", "--unchecked", check=False)
+    planted.unlink()
+    assert done.returncode == 1
+    assert "error: check: 1 deviations from the contract" in done.stderr and "/etc/planted: a file" in done.stderr
+
+
+@pytest.mark.timeout(3600)
+def test_the_conventional_image_passes_the_same_tests(project: TestProject) -> None:
+    options = ("--unchecked", "--flavour", "deb")
+    made = project.json("image", "stage2", *options)
+    assert project.json("image", "check", *options)["deviations"] == []
+    proofs = project.json("image", "test", *options)["proofs"]
+    assert [(proof["name"], proof["found"]) for proof in proofs] == [
+        ("boot", []), ("contract", []), ("units", []), ("ports", []), ("server 15/main", []), ("migrations", []),
+    ]  # fmt: skip
+    packages = Path(made["tree"]).with_name("packages").read_text()
+    assert "\npostgresql-15 " in packages and "\npostgresql-15-pgvector " in packages
+    assert not (Path(made["tree"]) / "nix").exists()
+
+
+# --- faults: each stops at its step, and leaves nothing half-made -------------------------------
+
+
+def test_a_cache_that_is_down_or_unsigned_stops_stage_2(project: TestProject, tmp_path: Path) -> None:
+    images = Path(project.environment()["XDG_CACHE_HOME"], "pgbake/images")
+    before = sorted(images.glob("stage2-*/stage2.json"))
+    other = TestProject.copy(tmp_path / "other", project.home)
+    shutil.copy(project.directory / "pgbake-image.lock", other.directory)
+    (other.directory / "migrations").mkdir()  # none: another stage 2
+    done = other.pgbake("image", "build", "--unchecked", "--from", "http://127.0.0.1:9", check=False)
+    assert done.returncode != 0 and "error: stage2: " in done.stderr and "127.0.0.1:9" in done.stderr
+    bundle = str(other.project.bundle(host_system()).path)
+    cache = f"file://{tmp_path}/cache"
+    other.pgbake("push", bundle, "--to", cache, "--unchecked")
+    done = other.pgbake("image", "build", "--from", cache, check=False)
+    assert done.returncode != 0 and "error: stage2: " in done.stderr and "sign" in done.stderr
+    assert sorted(images.glob("stage2-*/stage2.json")) == before
+    assert not list(images.glob("*.new"))
+
+
+def test_a_server_that_does_not_come_up_is_told_with_its_log(project: TestProject, tmp_path: Path) -> None:
+    other = TestProject.copy(tmp_path / "other", project.home)
+    shutil.copy(project.directory / "pgbake-image.lock", other.directory)
+    other.edit("[platform]\n", '[settings]\nlog_min_messages = "nonsense"\n\n[platform]\n')
+    shutil.copytree(project.directory / "migrations", other.directory / "migrations")
+    done = other.pgbake("image", "stage2", "--unchecked", check=False)  # seen before any boot
+    assert done.returncode == 1
+    assert (
+        "its server does not start" in done.stderr and 'invalid value for parameter "log_min_messages"' in done.stderr
+    )
+    shutil.rmtree(other.directory / "migrations")
+    done = other.pgbake("image", "test", "--unchecked", check=False)
+    assert done.returncode == 1
+    assert "postgresql@15-main.service has failed" in done.stdout and "nobody listens on port 5432/tcp" in done.stdout
+
+
+def test_a_boot_that_hangs_is_stopped_and_its_console_shown(project: TestProject) -> None:
+    tree = Path(project.json("image", "stage2", "--unchecked")["tree"])
+    unit = tree / "etc/systemd/system/hang.service"
+    link = unit.with_name("multi-user.target.wants") / unit.name
+    unit.write_text("[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n")
+    link.symlink_to("../hang.service")
+    done = project.pgbake("image", "test", "--unchecked", "--timeout", "40", check=False)
+    unit.unlink()
+    link.unlink()
+    assert done.returncode == 1
+    assert "the machine did not come up in 40 s: starting" in done.stderr and "hang.service" in done.stderr
+    assert not list(tree.parent.glob("boot-*"))
+
+
+def test_a_full_disk_stops_the_stage_and_the_same_command_goes_on(project: TestProject) -> None:
+    with scratch_directory("images-full") as directory:
+        disk = SmallDisk(directory / "disk")
+        try:
+            small = TestProject(project.directory, project.store, project.home, disk.place)
+            kept = Path(project.json("image", "stage1")["tar"]).parent
+            shutil.copytree(kept, disk.place / "pgbake/images" / kept.name)
+            workshop = sorted(kept.parent.glob("workshop-*"), key=lambda each: each.stat().st_mtime)
+            for each in workshop:
+                if each.is_dir():
+                    subprocess.run(["cp", "-a", each, disk.place / "pgbake/images"], check=True)
+            disk.resize(100 << 20)
+            done = small.pgbake("image", "stage2", "--unchecked", check=False)
+            assert done.returncode == 1
+            assert "No space left on device" in done.stderr and "free disk space" in done.stderr
+            assert not list((disk.place / "pgbake/images").glob("stage2-*/"))
+            disk.resize(4 << 30)
+            assert Path(small.json("image", "stage2", "--unchecked")["tree"]).is_dir()
+        finally:
+            disk.close()
 
 
 def test_a_migration_that_fails_stops_at_stage_2(project: TestProject) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from pgbake.errors import StoreError, host_error
+from pgbake.errors import CommandError, StoreError, host_error
 from pgbake.store.local import remove_tree
 from pgbake.store.locks import path_lock
 from pgbake.store.locks import silent as silent_wait
@@ -37,7 +39,7 @@ def bench_for(directory: Path, record: str) -> Iterator[Path | None]:
     Others who want to make the same one wait; they are given None when it is there.
 
     :param record: the file that says that the directory is whole.
-    :raises HostError: the disk is full, or cannot be written.
+    :raises HostError: the disk is full, also where a program says so, or cannot be written.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with path_lock(directory, silent_wait):
@@ -53,5 +55,12 @@ def bench_for(directory: Path, record: str) -> Iterator[Path | None]:
             bench.rename(directory)
         except OSError as error:
             raise host_error(error, f"cannot make {directory}") from error
+        except CommandError as error:
+            if os.strerror(errno.ENOSPC) not in (error.detail or ""):
+                raise
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            failed = host_error(full, f"cannot make {directory}")
+            failed.detail = error.detail
+            raise failed from error
         finally:
             remove_tree(bench)

@@ -22,8 +22,8 @@ from pgbake.formats.narinfo import NarInfo
 from pgbake.store.local import LocalStore
 from tests.cache import scratch_directory
 from tests.closures import make_closure
+from tests.disks import SmallDisk
 from tests.integration.cache.transfers import OURS, Place, check_directory, check_store
-from tests.integration.crash.test_full_disk import SmallDisk
 
 pytestmark = pytest.mark.integration
 

@@ -11,11 +11,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.cache import scratch_directory
+from tests.disks import SmallDisk
 from tests.integration.crash.driver import Inspector, Process, Seen, unbuild
 from tests.integration.crash.test_kills import RUNTIME
 from tests.projects import TestProject
@@ -27,32 +27,6 @@ pytestmark = [
 ]
 
 KB, MB = 1024, 1024 * 1024
-
-
-class SmallDisk:
-    """A tmpfs mounted at a new directory; a process that sees the end of this one unmounts it, whatever happens."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        place.mkdir()
-        script = (
-            'mount -t tmpfs -o size=8g,mode=755 none "$0" && trap "" INT && echo mounted && read -r end; umount -l "$0"'
-        )
-        self._holder = subprocess.Popen(
-            ["sh", "-c", script, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
-        assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == b"mounted\n"
-
-    def resize(self, free: int) -> None:
-        """Leave so many bytes free."""
-        status = os.statvfs(self.place)
-        used = (status.f_blocks - status.f_bfree) * status.f_frsize
-        subprocess.run(["mount", "-o", f"remount,size={used + free}", self.place], check=True)
-
-    def close(self) -> None:
-        """Unmount it."""
-        self._holder.communicate()
 
 
 @pytest.fixture

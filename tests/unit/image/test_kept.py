@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pgbake.errors import HostError, StoreError
+from pgbake.errors import CommandError, HostError, StoreError
 from pgbake.image.kept import bench_for, read_record
+from pgbake.run import run
 
 
 class Told(msgspec.Struct):
@@ -37,6 +38,16 @@ def test_nothing_is_left_of_what_failed_or_was_killed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(HostError), bench_for(place, "record"):
         raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_told_as_such_by_whoever_says_so(tmp_path: Path) -> None:
+    full = "tar: root: Cannot write: No space left on device"
+    with pytest.raises(HostError, match="No space left on device") as caught, bench_for(tmp_path / "one", "r"):
+        run(["sh", "-c", f"echo '{full}' >&2; exit 2"], sandbox="host")
+    assert caught.value.detail == full and "free disk space" in (caught.value.hint or "")
+    with pytest.raises(CommandError), bench_for(tmp_path / "one", "r"):
+        run(["false"], sandbox="host")
     assert list(tmp_path.iterdir()) == []
 
 
