@@ -49,6 +49,7 @@ COMMANDS = {
     },
     "Images": {
         "image": "Make images of the bundle: machines and containers.",
+        "config": "The configuration of machines: show, check, compare.",
     },
     "Binary caches": {
         "push": "Bring the bundle, or any path, into a binary cache.",

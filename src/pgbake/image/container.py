@@ -41,7 +41,7 @@ from pgbake.image.oci import Entry, LayerPlan, content_key, store_entries
 from pgbake.inputs.deb import unpack
 from pgbake.inputs.pins import Pin
 from pgbake.install.profiles import settings_text
-from pgbake.machine.definition import Rendered, render
+from pgbake.machine.definition import Rendered, render_container
 from pgbake.store.database import PathInfo
 from pgbake.store.local import LocalStore
 from pgbake.toml import load_toml
@@ -223,7 +223,7 @@ class Container:
         return LayerPlan(content_key("root", *words), "accounts, directories, entrypoint", lambda: entries)
 
     def _root(self) -> Iterator[Entry]:
-        rendered = render([self.major], (), self.major)
+        rendered = render_container(self.major)
         users = {"root": 0, **{user.name: user.id for user in rendered.users}}
         groups = {"root": 0, **{group.name: group.id for group in rendered.groups}}
         current = f"nix/var/pgbake/profiles/{self.major}/current"
@@ -244,9 +244,6 @@ class Container:
         own = {self.data.lstrip("/"): 0o1777, "run/postgresql": 0o3777}
         for part in rendered.parts:
             path = part.path.lstrip("/")
-            # Files and units there are for machines that boot.
-            if part.kind == "file" or path.startswith("etc/systemd/"):
-                continue
             if part.kind == "link":
                 yield Entry(path, "link", 0o777, target=part.target)
             else:

@@ -110,6 +110,30 @@ def deviations(
     return sorted(told)
 
 
+def drift(root: Path, wanted: Rendered) -> list[Deviation]:
+    """Hold a machine, live or not, against what is declared, and nothing else: what it has beside is its own.
+
+    Files that are the administrator's to change are told as well, and so are accounts with other numbers.
+    """
+    told: list[Deviation] = []
+    for part in wanted.parts:
+        if not (part.runtime or part.data or _given(root, part)):
+            told += _compare_part(root, part)
+    users, groups = _accounts(root, "passwd"), _accounts(root, "group")
+    told += [Deviation(f"group {group.name}", "missing") for group in wanted.groups if group.name not in groups]
+    for user in wanted.users:
+        if user.name not in users:
+            told.append(Deviation(f"user {user.name}", "missing"))
+            continue
+        for word, want, have in zip(("home", "shell"), (user.home, user.shell), users[user.name][2:], strict=True):
+            if want != have:
+                told.append(Deviation(f"user {user.name}", f"has {word} {have or 'none'}, and not {want}"))
+        for group in user.groups:
+            if user.name not in groups.get(group, ("", ""))[1].split(","):
+                told.append(Deviation(f"user {user.name}", f"is no member of {group}"))
+    return sorted(set(told))
+
+
 _KINDS = {"d": "a directory", "f": "a file", "l": "a link", "?": "a device, socket or pipe"}
 
 

@@ -43,7 +43,7 @@ from pgbake.run import run
 from pgbake.store.local import remove_tree
 
 #: Changes with every change of how the tree is made.
-STAGE1_VERSION = 2
+STAGE1_VERSION = 3
 _RECORD = "stage1.json"
 #: Declared accounts are there before any package makes one, so that their numbers are free.
 _ACCOUNTS_FIRST = """\
@@ -62,6 +62,8 @@ class Record(msgspec.Struct, frozen=True):
     """The file ``stage1.json``.
 
     :param sha256: of the packed tree.
+    :param packages: digest of its packages.
+    :param files: the paths of the machine definition's files in it.
     """
 
     version: int
@@ -69,6 +71,8 @@ class Record(msgspec.Struct, frozen=True):
     suite: str
     system: str
     sha256: str
+    packages: str
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,12 @@ class Stage1:
     def key(self) -> str:
         """What all that it is made of comes to: 32 hexadecimal digits."""
         return self.directory.name.removeprefix("stage1-")
+
+    @property
+    def packages(self) -> str:
+        """What its packages come to: 32 hexadecimal digits."""
+        words = [self.suite, self.system.name, *(f"{name} {pin.sha256}" for name, pin in sorted(self.pins.items()))]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
 
     @property
     def tar(self) -> Path:
@@ -204,7 +214,8 @@ class Stage1:
         digest = _digest(bench / "root.tar")
         with (bench / "root.tar").open("rb") as file:
             os.fsync(file.fileno())
-        record = Record(STAGE1_VERSION, self.key, self.suite, self.system.name, digest)
+        files = tuple(part.path for part in self.rendered.parts if part.kind == "file")
+        record = Record(STAGE1_VERSION, self.key, self.suite, self.system.name, digest, self.packages, files)
         write_whole(bench / _RECORD, msgspec.json.encode(record))
 
     def _lay_out(self, repository: Path, debs: Mapping[str, Path]) -> None:

@@ -285,6 +285,13 @@ def _of_flavour(rows: Definition, flavour: Flavour) -> Definition:
     )
 
 
+def render_container(major: int) -> Rendered:
+    """Return what a container has: it starts a server and no machine, so neither files nor units."""
+    rendered = render([major], (), major)
+    parts = tuple(part for part in rendered.parts if part.kind != "file" and not part.path.startswith(UNITS))
+    return Rendered(rendered.groups, rendered.users, parts)
+
+
 def render_rows(layers: Sequence[tuple[Definition, Places]]) -> Rendered:
     """Return what some definitions, each with its values, come to together."""
     parts: list[Part] = []

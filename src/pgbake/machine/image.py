@@ -27,6 +27,7 @@ from pgbake.machine.definition import (
     cluster_values,
     definition,
     fill,
+    render,
     render_rows,
 )
 from pgbake.machine.services import Chosen, Setting, choose, cluster_words
@@ -34,6 +35,8 @@ from pgbake.toml import load_toml, wrong_value
 
 #: The values of the base's templates, where no profile says other.
 _BASE = {"console": "console=tty0 console=ttyS0,115200n8", "journal": "500M", "swappiness": "10"}
+#: The file that says which units start: a machine that has it was made as an image.
+PRESETS = "/etc/systemd/system-preset/00-pgbake.preset"
 #: PostgreSQL's files that services and settings have a say in.
 _HBA = "pg_hba.conf"
 
@@ -139,6 +142,23 @@ class MachineImage:
         whole = render_rows([(rows, {"image": [(None, {**of, "open-ports": rules})]}) for rows, of in layers])
         parts = [*whole.parts, *(part for each in self.services for part in each.parts), *self._server_parts()]
         return dataclasses.replace(whole, parts=tuple(parts))
+
+    @cached_property
+    def machine(self) -> Rendered:
+        """The whole machine, with one version installed."""
+        return self.over(render([self.cluster.major], (self.cluster,), self.cluster.major))
+
+    def over(self, server: Rendered) -> Rendered:
+        """Return what is installed on a machine, and over it what the image has."""
+        image = self.rendered
+        own = {part.path for part in image.parts}
+        return Rendered(
+            image.groups,
+            image.users,
+            (*(part for part in server.parts if part.path not in own), *image.parts),
+            (*server.units, *image.units),
+            (*server.ports, *image.ports),
+        )
 
     def _server_parts(self) -> Iterator[Part]:
         """Yield what PostgreSQL's configuration has by the services' doing and the manifest's, and its directories."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgbake.image.contract import deviations, recall, remember
+from pgbake.image.contract import deviations, drift, recall, remember
 from pgbake.image.tree import leftovers, tidy
 from pgbake.machine.apply import Machine
 from pgbake.machine.definition import Rendered, render
@@ -152,3 +152,23 @@ def test_an_images_own_files_are_rendered_whole() -> None:
     } < set(presets)
     assert presets[-1] == "disable *"
     assert all(b"@" not in part.content for part in parts.values())
+
+
+def test_drift_tells_of_what_is_declared_and_of_nothing_else(root: Path) -> None:
+    wanted = render([15], [], 15)
+    with (root / "etc/passwd").open("a") as file:
+        file.write("postgres:x:107:112:PostgreSQL administrator:/home/postgres:/bin/bash\n")
+    with (root / "etc/group").open("a") as file:
+        file.write("postgres:x:112:\n")
+    machine = Machine(root, root / "nix/record.json")
+    for part in wanted.parts:
+        if not part.runtime:
+            machine.make(part)
+    (root / "etc/motd").write_text("changed\n")
+    (root / "usr/bin/psql").unlink()
+    (root / "etc/logrotate.d/pgbake-postgresql").write_text("")
+    assert {each.what: each.found for each in drift(root, wanted)} == {
+        "/etc/logrotate.d/pgbake-postgresql": "changed",
+        "/usr/bin/psql": "missing",
+        "user postgres": "has home /home/postgres, and not /var/lib/postgresql",
+    }
