@@ -181,7 +181,7 @@ class Stage1:
                 "mmdebstrap", "--mode=root", "--variant=custom", f"--include={names}", "--format=directory",
                 # What is flushed to disk is the packed tree, and not each of its files.
                 "--dpkgopt=force-unsafe-io", "--quiet", f"--extract-hook={_ACCOUNTS_FIRST}",
-                *([f"--essential-hook={_NO_CLUSTER}"] if "postgresql-common" in self.pins else []),
+                *([f"--extract-hook={_NO_CLUSTER}"] if "postgresql-common" in self.pins else []),
                 self.suite, "/build/root",
                 "deb [trusted=yes] copy:///run/repository ./",
             ],
