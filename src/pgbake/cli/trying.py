@@ -8,7 +8,6 @@ What has passed is kept beside stage 2, so that a chain that is run again does n
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -132,6 +131,7 @@ def _in_qemu(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator
     from pgbake.cli.imaging import image_lock, workshop
     from pgbake.events import PhaseChanged, task
     from pgbake.image.emulate import Emulator
+    from pgbake.image.kept import throwaway
     from pgbake.image.verify_disk import check_disk, check_without_cloud
 
     wanted, clusters = stage.wanted()
@@ -139,12 +139,12 @@ def _in_qemu(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator
     with app.reporting() as report:
         (disk,) = stage.disks(tools, app.project.manifest.image.bytes, ["raw"], report)
     with (
-        tempfile.TemporaryDirectory(dir=stage.directory, prefix="boot-", ignore_cleanup_errors=True) as name,
+        throwaway(stage.directory) as bench,
         app.reporting() as report,
         task(report, "qemu", "check", f"boot of {stage.bundle.name} in QEMU"),
     ):
         kernel, initrd = ((stage.root / link).resolve() for link in ("vmlinuz", "initrd.img"))
-        emulator = Emulator(emulating, disk, kernel, initrd, Path(name))
+        emulator = Emulator(emulating, disk, kernel, initrd, bench)
         emulator.choose_accelerator()
         for each in chain(
             check_disk(emulator, stage.root, stage.stage1, wanted, clusters, stage.migrations, limit),

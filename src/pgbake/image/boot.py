@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from pathlib import Path
 
 from pgbake.errors import ServerError
 from pgbake.formats.system import host_system
+from pgbake.image.kept import throwaway
 from pgbake.image.workshop import Workshop
 from pgbake.run import Completed, run
-from pgbake.store.local import remove_tree
 
 _INITS = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/sbin/init")
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
@@ -81,16 +80,11 @@ def booted(workshop: Workshop, tree: Path, limit: float) -> Iterator[Booted]:
     :param limit: seconds that it has until systemd has started everything.
     :raises ServerError: it does not come up in time; the end of its console is the detail.
     """
-    with tempfile.TemporaryDirectory(dir=tree.parent, prefix="boot-", ignore_cleanup_errors=True) as name:
-        top = Path(name)
+    with throwaway(tree.parent) as top:
         for directory in ("upper", "work", "root"):
             (top / directory).mkdir()
         (top / "upper").chmod(0o755)
-        try:
-            yield from _booted(workshop, tree, top, limit)
-        finally:
-            remove_tree(top / "work")
-            remove_tree(top / "upper")
+        yield from _booted(workshop, tree, top, limit)
 
 
 def _booted(workshop: Workshop, tree: Path, top: Path, limit: float) -> Iterator[Booted]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,3 +66,34 @@ def bench_for(directory: Path, record: str) -> Iterator[Path | None]:
             raise failed from error
         finally:
             remove_tree(bench)
+
+
+@contextmanager
+def throwaway(parent: Path) -> Iterator[Path]:
+    """Give an empty directory ``boot-*`` for one boot, and remove it when the ``with`` block ends.
+
+    It is locked meanwhile, so that those of killed runs are known, and removed, too.
+    """
+    for left in parent.glob("boot-*"):
+        if (held := _held(left)) is not None:
+            remove_tree(left)
+            os.close(held)
+    directory = Path(tempfile.mkdtemp(dir=parent, prefix="boot-"))
+    held = _held(directory)
+    try:
+        yield directory
+    finally:
+        remove_tree(directory)
+        if held is not None:
+            os.close(held)
+
+
+def _held(directory: Path) -> int | None:
+    """Lock a directory, as long as the descriptor that is returned is open; None where another has it."""
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pgbake.errors import CommandError, HostError, StoreError
-from pgbake.image.kept import bench_for, read_record
+from pgbake.image.kept import bench_for, read_record, throwaway
 from pgbake.run import run
 
 
@@ -62,3 +62,10 @@ def test_a_directory_without_its_record_is_made_anew(tmp_path: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["record"]
     with pytest.raises(StoreError, match="is damaged"):
         read_record(place / "record", Told)
+
+
+def test_what_a_killed_boot_has_left_goes_and_another_that_runs_stays(tmp_path: Path) -> None:
+    (tmp_path / "boot-killed/upper").mkdir(parents=True)
+    with throwaway(tmp_path) as one, throwaway(tmp_path) as other:
+        assert {one, other} == set(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
