@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from pgbake.image.stage1 import Stage1
 from pgbake.install.installation import Installation
 from pgbake.machine.definition import Cluster, Part, Port, Rendered, Unit, is_loopback
 from pgbake.store.local import LocalStore
+
+
+#: What psql says of an error in a script from its standard input: the line, and the message.
+_ERROR = re.compile(r"^psql:<stdin>:(\d+): (?:ERROR|FATAL): +(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +143,11 @@ def _ask(machine: Machine, cluster: Cluster) -> Iterator[str]:
         ):
             if (said := machine.sql(question)) != answer:
                 yield f"{question}: {said}, and not {answer}"
-        for name in machine.sql("SELECT name FROM pg_available_extensions ORDER BY 1").splitlines():
-            tried = machine.run(
-                "psql", "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", "postgres",
-                "-c", f'BEGIN; CREATE EXTENSION IF NOT EXISTS "{name}" CASCADE; ROLLBACK', user="postgres", check=False,
-            )  # fmt: skip
-            if tried.status != 0:
-                yield f'CREATE EXTENSION "{name}": {tried.stderr.strip().splitlines()[0]}'
+        names = machine.sql("SELECT name FROM pg_available_extensions ORDER BY 1").splitlines()
+        script = "".join(f'BEGIN; CREATE EXTENSION IF NOT EXISTS "{name}" CASCADE; ROLLBACK;\n' for name in names)
+        words = ["psql", "-XAtqw", "-d", "postgres", "-f", "-"]
+        told = machine.run(*words, user="postgres", stdin=script.encode()).stderr
+        for line, error in _ERROR.findall(told):
+            yield f'CREATE EXTENSION "{names[int(line) - 1]}": {error}'
     except PgbakeError as error:
         yield f"{error.message}: {error.detail or ''}".strip()
