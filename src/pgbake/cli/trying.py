@@ -144,7 +144,7 @@ def _in_qemu(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator
         task(report, "qemu", "check", f"boot of {stage.bundle.name} in QEMU"),
     ):
         kernel, initrd = ((stage.root / link).resolve() for link in ("vmlinuz", "initrd.img"))
-        emulator = Emulator(emulating, disk, kernel, initrd, bench)
+        emulator = Emulator(emulating, disk, kernel, initrd, clusters[0].port, bench)
         emulator.choose_accelerator()
         for each in chain(
             check_disk(emulator, stage.root, stage.stage1, wanted, clusters, stage.migrations, limit),

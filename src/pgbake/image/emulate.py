@@ -46,12 +46,18 @@ _PROOF = 15
 
 @dataclass
 class Emulator:
-    """What boots one disk, several times: the machine's disk stays from boot to boot."""
+    """What boots one disk, several times: the machine's disk stays from boot to boot.
+
+    :param kernel: the kernel of the disk's tree, and ``initrd`` its initial file system.
+    :param port: that the machine's server listens on.
+    :param bench: an empty directory.
+    """
 
     tools: Workshop
     disk: Path
     kernel: Path
     initrd: Path
+    port: int
     bench: Path
     accelerator: Literal["kvm", "tcg"] = "tcg"
 
@@ -151,7 +157,9 @@ class Emulator:
     @contextmanager
     def _started(self, words: Sequence[str], shown: Mapping[Path, str]) -> Iterator[Emulated]:
         accelerator = "kvm" if self.accelerator == "kvm" else "tcg,thread=multi"
-        forwards = ",".join(f"hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in ((_SSH, 22), (SQL_PORT, 5432)))
+        forwards = ",".join(
+            f"hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in ((_SSH, 22), (SQL_PORT, self.port))
+        )
         command = [
             "qemu-system-x86_64", "-M", "q35", "-m", _MEMORY, "-smp", str(min(2, os.cpu_count() or 1)),
             "-accel", accelerator, "-display", "none", "-serial", "file:console", "-qmp", "stdio",

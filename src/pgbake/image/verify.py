@@ -17,7 +17,6 @@ from pgbake.install.installation import Installation
 from pgbake.machine.definition import Cluster, Part, Port, Rendered, Unit, is_loopback
 from pgbake.store.local import LocalStore
 
-
 #: What psql says of an error in a script from its standard input: the line, and the message.
 _ERROR = re.compile(r"^psql:<stdin>:(\d+): (?:ERROR|FATAL): +(.*)$", re.MULTILINE)
 

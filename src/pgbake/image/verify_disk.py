@@ -68,12 +68,14 @@ def check_disk(
         client = Client(machine, root, cluster, client.password)
         found = []
         with _told(found):
+            client.pass_firewall()
             found += _lost(client, told)
             found += _damaged(machine, cluster)
         yield Proof("power failure", tuple(found), f"{told} transactions were acknowledged before")
         machine.restart(limit)
         found = []
         with _told(found):
+            client.pass_firewall()
             found += _lost(client, told)
         yield Proof("restart", tuple(found), f"{machine.seconds:.0f} s")
         machine.shut_down(limit)
@@ -126,8 +128,14 @@ class Client:
             f"systemctl restart {self.cluster.unit}"
         )
         self.machine.run("sh", "-c", script)
+        self.pass_firewall()
         self.machine.sql(f"CREATE ROLE {_ROLE} LOGIN PASSWORD '{self.password}'")
         self.machine.sql(f"CREATE DATABASE {_ROLE} OWNER {_ROLE}")
+
+    def pass_firewall(self) -> None:
+        """Let the machine's firewall, where it has one, pass the server's port until the machine is restarted."""
+        rule = f"nft insert rule inet pgbake input tcp dport {self.cluster.port} accept"
+        self.machine.run("sh", "-c", f"if nft list table inet pgbake > /dev/null 2>&1; then {rule}; fi")
 
     def _psql(self, *words: str) -> list[str]:
         address = f"host=127.0.0.1 port={SQL_PORT} user={_ROLE} dbname={_ROLE} password={self.password}"
