@@ -62,3 +62,18 @@ def test_an_image_declares_who_listens() -> None:
 def test_addresses_of_the_machine_itself() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.0.0.53", "::1", "[::1]", "localhost")))
     assert not any(map(is_loopback, ("*", "0.0.0.0", "::", "[::]", "10.0.0.1")))
+
+
+def test_debians_postgresql_has_no_path_into_a_profile_and_waits_for_its_data() -> None:
+    cluster = Cluster(15, "main", 5432)
+    ours, debians = (render([15], [cluster], 15, flavour) for flavour in ("bundle", "deb"))
+    assert any(part.target.startswith("/nix/") for part in ours.parts)
+    assert not any(part.target.startswith("/nix/") for part in debians.parts)
+    here, there = ({part.path for part in each.parts} for each in (ours, debians))
+    drop_in = "/etc/systemd/system/postgresql@15-main.service.d/first-start.conf"
+    assert there - here == {drop_in}
+    assert "/etc/systemd/system/postgresql@15-main.service" in here - there
+    assert "/etc/systemd/system/postgresql-init@15-main.service" in here & there
+    content = next(part.content for part in debians.parts if part.path == drop_in).decode()
+    assert "Requires=postgresql-init@15-main.service" in content
+    assert (ours.groups, ours.users, ours.ports) == (debians.groups, debians.users, debians.ports)
