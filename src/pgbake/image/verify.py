@@ -14,11 +14,14 @@ from pgbake.image.contract import Deviation, deviations
 from pgbake.image.migrations import Migration, migration_parts
 from pgbake.image.stage1 import Stage1
 from pgbake.install.installation import Installation
-from pgbake.machine.definition import Cluster, Part, Port, Rendered, Unit, is_loopback
+from pgbake.machine.definition import Cluster, Part, Port, Rendered, Unit, fill, is_loopback
+from pgbake.machine.services import Chosen
 from pgbake.store.local import LocalStore
 
 #: What psql says of an error in a script from its standard input: the line, and the message.
 _ERROR = re.compile(r"^psql:<stdin>:(\d+): (?:ERROR|FATAL): +(.*)$", re.MULTILINE)
+#: Services are asked for some time: some begin to answer after they have started.
+_ASK = 'for try in $(seq 40); do said=$(sh -c "$1" 2>&1) && exit 0; sleep 0.5; done; echo "$said"; exit 1'
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,15 @@ def check_running(
         yield Proof(f"server {cluster.label}", tuple(_ask(machine, cluster)))
     if migrations:
         yield Proof("migrations", tuple(_ask_migrations(machine, migrations)))
+    for service in stage1.image.services:
+        yield Proof(f"service {service.name}", tuple(_health(machine, service)))
+
+
+def _health(machine: Machine, service: Chosen) -> Iterator[str]:
+    """Yield what a service's own line of sh says, where it says in no try of some that it works."""
+    done = machine.run("sh", "-c", _ASK, "sh", fill(service.service.health, service.values), check=False)
+    if done.status != 0:
+        yield from done.stdout.split("\n") if done.stdout.strip() else ["it does not work, and says nothing"]
 
 
 def _units(machine: Machine, units: Iterable[Unit]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from pgbake.machine.definition import (
     cluster_values,
     definition,
     fill,
+    is_loopback,
     render,
     render_rows,
 )
@@ -137,11 +138,17 @@ class MachineImage:
             layers.append((self.profile, values))
         without = self.profile.without if self.profile is not None else ()
         layers = [(_less(rows, without), of) for rows, of in layers]
-        ports = render_rows([(rows, {"image": [(None, of)]}) for rows, of in layers]).ports
+        ports = (*render_rows([(rows, {"image": [(None, of)]}) for rows, of in layers]).ports, *self._server_ports())
         rules = "".join(f"    {line}\n" for line in _rules(ports))
         whole = render_rows([(rows, {"image": [(None, {**of, "open-ports": rules})]}) for rows, of in layers])
         parts = [*whole.parts, *(part for each in self.services for part in each.parts), *self._server_parts()]
-        return dataclasses.replace(whole, parts=tuple(parts))
+        return dataclasses.replace(whole, parts=tuple(parts), ports=ports)
+
+    def _server_ports(self) -> Iterator[Port]:
+        """Yield PostgreSQL's port where the manifest has it listen for other machines."""
+        for address in self.settings.get("listen_addresses", "").split(","):
+            if address.strip() and not is_loopback(address.strip()):
+                yield Port("tcp", self.cluster.port, address.strip(), self.cluster.unit)
 
     @cached_property
     def machine(self) -> Rendered:

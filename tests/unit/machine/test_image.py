@@ -10,7 +10,7 @@ import pytest
 
 from pgbake.errors import ManifestError
 from pgbake.image.lock import packages
-from pgbake.machine.definition import Cluster
+from pgbake.machine.definition import Cluster, Port
 from pgbake.machine.image import MachineImage, load_profile, profiles
 from pgbake.machine.services import Setting, known, load
 
@@ -64,6 +64,12 @@ def test_the_firewall_is_made_of_the_open_ports() -> None:
     text = rules["/etc/nftables.conf"]
     assert 'tcp dport 6543 accept comment "pgbouncer.service"' in text and "tcp dport 22 accept" in text
     assert "dport 80 " not in text and "dport 5432" not in text and "dport 53 " not in text
+
+
+def test_a_server_that_listens_for_others_has_an_open_port() -> None:
+    of = image({"nftables": {}}, settings={"listen_addresses": "localhost, 192.0.2.1"})
+    assert Port("tcp", 5432, "192.0.2.1", MAIN.unit) in of.rendered.ports
+    assert "tcp dport 5432 accept" in texts(of)["/etc/nftables.conf"]
 
 
 def test_services_have_a_say_in_postgresqls_configuration() -> None:
