@@ -25,6 +25,7 @@ from pgbake.image.workshop import open_workshop
 from pgbake.install.profiles import settings_text
 from pgbake.machine.definition import Cluster, Part
 from pgbake.machine.image import MachineImage
+from tests.cache import scratch_directory
 from tests.projects import TestProject
 
 pytestmark = [pytest.mark.integration, pytest.mark.full]
@@ -190,6 +191,20 @@ def eventually(machine: Booted, *argv: str, word: str = "", limit: float = 60) -
 
 
 @contextmanager
+def overlaid(tree: Path) -> Iterator[Path]:
+    """Give a throwaway overlay of a tree."""
+    with scratch_directory("overlay") as directory:
+        for name in ("upper", "work", "root"):
+            (directory / name).mkdir()
+        layers = f"lowerdir={tree},upperdir={directory}/upper,workdir={directory}/work"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, directory / "root"], check=True)
+        try:
+            yield directory / "root"
+        finally:
+            subprocess.run(["umount", directory / "root"], check=True)
+
+
+@contextmanager
 def outside(machine: Booted) -> Iterator[list[str]]:
     """Give another machine at the other end of a cable, 192.0.2.2, as the beginning of a command line in it."""
     with subprocess.Popen(["unshare", "-n", "sleep", "600"]) as other:
@@ -217,6 +232,28 @@ def reaches(there: list[str], port: int) -> bool:
         subprocess.run([*there, "timeout", "2", "bash", "-c", script], stderr=subprocess.DEVNULL).returncode == 0
         for _ in range(3)
     )
+
+
+def test_drift_of_a_tree_is_told(project: TestProject) -> None:
+    tree = Path(project.json("image", "stage2", "--unchecked")["tree"])
+    with overlaid(tree) as root:
+        assert project.json("config", "drift", "--root", str(root))["deviations"] == []
+        assert project.pgbake("config", "diff", str(tree), str(root)).returncode == 0
+        (root / "etc/nftables.conf").write_text("flush ruleset\n")
+        (root / "etc/systemd/system/multi-user.target.wants/pgbouncer.service").unlink()
+        (root / "var/lib/pgbackrest").chmod(0o777)
+        (root / "etc/beside").touch()
+        done = project.pgbake("config", "drift", "--root", str(root), "--json", check=False)
+        assert done.returncode == 1
+        assert {each["what"]: each["found"] for each in json.loads(done.stdout)["deviations"]} == {
+            "/etc/nftables.conf": "changed",
+            "/var/lib/pgbackrest": "has mode 0777, and not 0750",
+            "pgbouncer.service": "is disabled, and not enabled",
+        }
+        done = project.pgbake("config", "diff", str(tree), str(root), "--json", check=False)
+        assert [each["path"] for each in json.loads(done.stdout)["differences"]] == [
+            "/etc/beside", "/etc/nftables.conf", "/etc/systemd/system/multi-user.target.wants/pgbouncer.service",
+        ]  # fmt: skip
 
 
 def test_all_that_is_declared_holds(project: TestProject) -> None:

@@ -36,7 +36,7 @@ Examples:
 def command(app: App, before: str, after: str, cluster: str, port: int, as_json: bool) -> int:
     """Compare the configuration of two sides, each a target or a directory: paths that only one of them has, and how
     others differ in content, mode, owner or target. Of a directory beside a target, only what the target names counts;
-    owners count where both sides have them.
+    of two machines' trees, what lies in /etc and /boot/grub. Owners count where both sides have them.
 
     The exit status is 1 where they differ.
     """

@@ -12,6 +12,8 @@ from pathlib import Path
 from pgbake.machine.apply import below
 from pgbake.machine.definition import Part
 
+#: Where a machine's configuration lies.
+_CONFIGURED = ("etc", "boot/grub")
 #: Bytes of a file that is compared as a text.
 _LARGEST = 1_000_000
 
@@ -64,14 +66,17 @@ def side_of_parts(parts: Iterable[Part], root: Path | None = None) -> Side:
 def side_of_tree(root: Path, other: Side | None = None) -> Side:
     """Return a tree of files as a side.
 
-    :param other: look only at what that side has; None: at all files and links.
+    :param other: look only at what that side has; None: at all files and links below :data:`_CONFIGURED`, or below the
+        tree where it has none of these.
     """
     if other is not None:
         places = {path: below(root, path) for path in other}
     else:
+        tops = [root / name for name in _CONFIGURED if (root / name).is_dir()] or [root]
         places = {
             f"/{place.relative_to(root)}": place
-            for top, directories, files in os.walk(root)
+            for begin in tops
+            for top, directories, files in os.walk(begin)
             for place in (Path(top, name) for name in (*files, *directories))
             if place.is_symlink() or not place.is_dir()
         }
