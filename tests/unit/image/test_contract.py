@@ -108,7 +108,7 @@ def test_what_is_installed_is_part_of_the_contract(root: Path) -> None:
     (root / "etc/logrotate.d/pgbake-postgresql").write_text("")
     assert told(root, wanted) == {
         "/usr/bin/psql": "missing",
-        "/var/log/postgresql": "has mode 0777, and not 2775",
+        "/var/log/postgresql": "has mode 0777, and not 1775",
         "/etc/logrotate.d/pgbake-postgresql": "changed",
     }
 
