@@ -73,6 +73,7 @@ def _findings(app: App, image: MachineImage) -> tuple[list[Finding], list[str]]:
     from pgbake.image.stage1 import Stage1
     from pgbake.places import cache_dir
 
+    installed = _installed(app, image)
     lock, system = image_lock(app), host_system()
     stage = Stage1.of(images_dir(), lock, system, image)
     tools = workshop(app, lock)
@@ -84,7 +85,7 @@ def _findings(app: App, image: MachineImage) -> tuple[list[Finding], list[str]]:
             assert programs is not None
         with (
             task(report, "config", "check", "configuration"),
-            trial(programs, image.machine, _installed(app, image), images_dir(), app.store.root / "nix/store") as where,
+            trial(programs, image.machine, installed, images_dir(), app.store.root / "nix/store") as where,
         ):
             findings = [*check_files(where, image.checks), check_server(where, image.cluster)]
             return findings, unread(where, image.checks, image.cluster)

@@ -4,7 +4,7 @@ That machine is the tree of a kept stage 1 with the same packages, unpacked once
 Nothing of it is booted; each program runs in bubblewrap, without network, in an overlay that is thrown away. On disk,
 below the directory of images::
 
-    programs-KEY/root    the tree; KEY: digest of the packages
+    programs-KEY/root    the tree; KEY: digest of packages and programs
 """
 
 from __future__ import annotations

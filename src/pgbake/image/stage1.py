@@ -1,8 +1,8 @@
 """Stage 1: a machine's tree with everything but the bundle, made by mmdebstrap of pinned packages, and kept.
 
-It depends on the packages, the workshop and the files of the machine definition that images have, and on nothing else:
-so it is made again only when one of these changes, and two machines make the same bytes. On disk, below the
-directory of images::
+It depends on the packages, the workshop, the files of the machine definition that images have, and the programs that
+the manifest brings itself, and on nothing else: so it is made again only when one of these changes, and two machines
+make the same bytes. On disk, below the directory of images::
 
     stage1-KEY/root.tar        the tree
     stage1-KEY/packages        its packages: name, version, architecture, one a line
@@ -62,7 +62,7 @@ class Record(msgspec.Struct, frozen=True):
     """The file ``stage1.json``.
 
     :param sha256: of the packed tree.
-    :param packages: digest of its packages.
+    :param packages: digest of its programs; see :attr:`Stage1.packages`.
     :param files: the paths of the machine definition's files in it.
     """
 
@@ -125,8 +125,9 @@ class Stage1:
 
     @property
     def packages(self) -> str:
-        """What its packages come to: 32 hexadecimal digits."""
-        words = [self.suite, self.system.name, *(f"{name} {pin.sha256}" for name, pin in sorted(self.pins.items()))]
+        """What its programs come to, of packages and of what the manifest brings: 32 hexadecimal digits."""
+        pins = (*sorted(self.pins.items()), *sorted(self.binaries.items()))
+        words = [self.suite, self.system.name, *(f"{name} {pin.sha256}" for name, pin in pins)]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
 
     @property

@@ -14,6 +14,7 @@ that may do little are made.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: What a value may hold: texts go into files of many forms, in none of which these mean anything.
 _TEXT = re.compile(r"[A-Za-z0-9 .,:;/_+*=%@\[\]-]*")
 #: Numbers of the accounts of binaries.
-_FIRST_ID, _LAST_ID = 900, 939
+_FIRST_ID = 900
 
 
 class Service(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -153,7 +154,7 @@ def choose(settings: Mapping[str, Setting], file: Path, cluster: Cluster) -> tup
     :raises ManifestError: a name, a value, or its type is wrong.
     """
     chosen = []
-    ids = iter(range(_FIRST_ID, _LAST_ID + 1))
+    ids = itertools.count(_FIRST_ID)
     for name, setting in sorted(settings.items()):
         if name in known():
             service = load(name)
