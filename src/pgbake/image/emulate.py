@@ -132,27 +132,31 @@ class Emulator:
 
         :raises CommandError: the file system cannot be read.
         """
-        self.tools.run(
-            ["qemu-img", "convert", "-O", "raw", "overlay.qcow2", "left.raw"], self.bench, {self.disk: _DISK}
-        )
-        file_system = f"left.raw?offset={ROOT_BEGIN}"
-        told = self.tools.run(["debugfs", "-R", "ls -p /", file_system], self.bench).stdout
-        names = [line.split("/")[5] for line in told.splitlines() if line.startswith("/")]
-        words = " ".join(f"/{name}" for name in names if name not in (".", "..", "nix", "var", "lost+found"))
-        (self.bench / "root").mkdir()
-        self.tools.run(["debugfs", "-R", f"rdump {words} /build/root", file_system], self.bench)
-        (self.bench / "left.raw").unlink()
+        with self._left() as file_system:
+            told = self.tools.run(["debugfs", "-R", "ls -p /", file_system], self.bench).stdout
+            names = [line.split("/")[5] for line in told.splitlines() if line.startswith("/")]
+            words = " ".join(f"/{name}" for name in names if name not in (".", "..", "nix", "var", "lost+found"))
+            (self.bench / "root").mkdir()
+            self.tools.run(["debugfs", "-R", f"rdump {words} /build/root", file_system], self.bench)
         return self.bench / "root"
 
     def root_size(self) -> int:
-        """Return how large the machine's root file system was left, in bytes."""
-        self.tools.run(
-            ["qemu-img", "convert", "-O", "raw", "overlay.qcow2", "left.raw"], self.bench, {self.disk: _DISK}
-        )
-        told = self.tools.run(["dumpe2fs", "-h", f"left.raw?offset={ROOT_BEGIN}"], self.bench).stdout
+        """Return how large the machine's root file system was left, in bytes.
+
+        :raises CommandError: the file system cannot be read.
+        """
+        with self._left() as file_system:
+            told = self.tools.run(["dumpe2fs", "-h", file_system], self.bench).stdout
+        fields = dict(re.findall(r"^Block (count|size): +(\d+)$", told, re.MULTILINE))
+        return int(fields["count"]) * int(fields["size"])
+
+    @contextmanager
+    def _left(self) -> Iterator[str]:
+        """Give the machine's root file system as it was left, by a name that the programs of e2fsprogs take."""
+        words = ["qemu-img", "convert", "-O", "raw", "overlay.qcow2", "left.raw"]
+        self.tools.run(words, self.bench, {self.disk: _DISK})
+        yield f"left.raw?offset={ROOT_BEGIN}"
         (self.bench / "left.raw").unlink()
-        blocks, size = (int(re.search(rf"^Block {word}: +(\d+)$", told, re.MULTILINE)[1]) for word in ("count", "size"))  # type: ignore[index]
-        return blocks * size
 
     @contextmanager
     def _started(self, words: Sequence[str], shown: Mapping[Path, str]) -> Iterator[Emulated]:
