@@ -34,7 +34,7 @@ def command(app: App, dry_run: bool, as_json: bool) -> None:
         before = load_image_lock(file, project.manifest, machine_image(app))
     except LockError:
         before = None
-    lock = resolved(app)
+    lock = resolved(app, before)
     moves = moved(before, lock)
     if not dry_run and lock != before:
         save_image_lock(lock, file)

@@ -57,14 +57,22 @@ def machine_image(app: App, cluster: str = "main", port: int = 5432, profile: st
     return MachineImage.of(manifest.services, chosen, manifest.server_settings, served, file)
 
 
-def resolved(app: App) -> ImageLock:
-    """Return what the manifest's images are made of today."""
-    from pgbake.image.lock import resolve_image
+def resolved(app: App, before: ImageLock | None = None) -> ImageLock:
+    """Return what the manifest's images are made of today.
+
+    :param before: the lock until now; where it has packages of the conventional flavour, they move along.
+    """
+    from pgbake.formats.system import SYSTEMS
+    from pgbake.image.lock import resolve_image, with_conventional
     from pgbake.places import cache_dir
 
     project = app.project
     with app.reporting() as report:
-        return resolve_image(project.manifest, machine_image(app), lambda: project.mirrors, cache_dir(), report)
+        lock = resolve_image(project.manifest, machine_image(app), lambda: project.mirrors, cache_dir(), report)
+    for name, known in before.systems.items() if before is not None else ():
+        if name in lock.systems and (asked := known.conventional_wants):
+            lock = with_conventional(lock, project.manifest, SYSTEMS[name], asked, project.mirrors, cache_dir())
+    return lock
 
 
 def image_lock(app: App) -> ImageLock:
