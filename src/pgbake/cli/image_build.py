@@ -114,7 +114,7 @@ def command(
     plan = list(chain.plan())
     if not as_json:
         for step in plan:
-            app.say(f"{'kept' if step.kept else 'to do'}  {step.name:9}  {step.reason}")
+            app.say(f"{'kept' if step.kept else 'to do':5}  {step.name:11}  {step.reason}")
     if dry_run:
         if as_json:
             app.say_json({"dry-run": True, "bundle": str(path), "steps": _described(plan)})
