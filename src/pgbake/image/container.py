@@ -140,6 +140,17 @@ def base_layer(system: System, debs: Callable[[Mapping[str, Pin]], Mapping[str, 
     return LayerPlan(content_key("base", *words, *what.files.items(), *links.items()), "shell and tools", entries)
 
 
+def entry_programs() -> Iterator[tuple[str, bytes]]:
+    """Yield what starts PostgreSQL in a container, and asks how it is: paths and contents."""
+    files = _DIRECTORY / "files"
+    for place, name in (
+        ("usr/local/bin", "docker-entrypoint.sh"),
+        ("usr/local/bin", "gosu"),
+        ("usr/lib/pgbake", "healthcheck"),
+    ):
+        yield f"{place}/{name}", (files / name).read_bytes()
+
+
 @dataclass(frozen=True)
 class Container:
     """A bundle's image as it is to be.
@@ -195,9 +206,13 @@ class Container:
         """Return all layers, the lowest first; see :func:`base_layer`."""
         return [
             base_layer(self.system, debs, scratch),
-            *closure_layers(self.store, self.bundle, self.infos, self._built(), MOST_LAYERS - 2),
+            *self.closure_layers(MOST_LAYERS - 2),
             self.root_layer(),
         ]
+
+    def closure_layers(self, most: int) -> list[LayerPlan]:
+        """Return the layers of the closure; see :func:`closure_layers`."""
+        return closure_layers(self.store, self.bundle, self.infos, self._built(), most)
 
     def _built(self) -> set[StorePath]:
         """Return what of the closure was built: all that the receipt does not name as a runtime package."""
@@ -273,10 +288,8 @@ class Container:
         }
 
     def _programs(self) -> Iterator[tuple[str, bytes]]:
+        yield from entry_programs()
         files = _DIRECTORY / "files"
-        yield "usr/local/bin/docker-entrypoint.sh", (files / "docker-entrypoint.sh").read_bytes()
-        yield "usr/local/bin/gosu", (files / "gosu").read_bytes()
-        yield "usr/lib/pgbake/healthcheck", (files / "healthcheck").read_bytes()
         yield "usr/bin/getent", (files / "getent").read_bytes()
         libraries = self.store.physical(self.bundle) / "lib" / self.system.triplet
         if all((libraries / name).is_symlink() or (libraries / name).exists() for name in _ZSTD_NEEDS):

@@ -208,6 +208,19 @@ def _accounts(root: Path, name: str) -> dict[str, tuple[str, ...]]:
     return {words[0]: (words[2], ",".join(sorted(words[3].split(",")))) for words in lines}
 
 
+def changes(root: Path, memory: Memory, free: Iterable[str]) -> Iterator[tuple[str, Entry | None]]:
+    """Yield the paths of a tree that are not as stage 1 has put them there, with what is there now; None: nothing.
+
+    :param free: paths below which nothing is looked at.
+    """
+    free = tuple(free)
+    found = dict(_entries(root, free))
+    expected = {path: entry for path, entry in memory.entries.items() if not _is_below(path, free)}
+    for path in sorted({*found, *expected}):
+        if found.get(path) != expected.get(path):
+            yield path, found.get(path)
+
+
 def _entries(root: Path, free: Iterable[str]) -> Iterator[tuple[str, Entry]]:
     """Yield what is in a tree; of a path that is free, nothing below it."""
     files: list[tuple[str, Path]] = []

@@ -31,7 +31,8 @@ from pgbake.machine.definition import (
     render,
     render_rows,
 )
-from pgbake.machine.services import Chosen, Setting, choose, cluster_words
+from pgbake.machine.services import Chosen, Setting, Value, choose, cluster_words
+from pgbake.machine.supervision import supervised
 from pgbake.toml import load_toml, wrong_value
 
 #: The values of the base's templates, where no profile says other.
@@ -49,12 +50,20 @@ class Profile(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True)
     :param values: of the base's templates.
     :param packages: of Debian's, that it adds.
     :param without: globs of paths, units and packages of the base that are left out.
+    :param services: values of services, where a manifest sets no other.
+    :param settings: PostgreSQL's.
+    :param first: lines of pg_hba.conf.
+    :param supervised: whether services are run by s6, and not by systemd.
     """
 
     about: str
     values: dict[str, str] = msgspec.field(default_factory=dict)
     packages: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    services: dict[str, dict[str, Value]] = msgspec.field(default_factory=dict)
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
+    first: tuple[str, ...] = ()
+    supervised: bool = False
 
 
 def profiles() -> tuple[str, ...]:
@@ -104,7 +113,19 @@ class MachineImage:
                 file, "profile", f'there is no profile "{profile}"', f"{hint}there are {', '.join(profiles())}"
             )
         overlay = load_profile(profile) if profile is not None else None
+        if overlay is not None:
+            services = {name: {**overlay.services.get(name, {}), **setting} for name, setting in services.items()}
         return cls(cluster, choose(services, file, cluster), overlay, settings)
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether services are run by s6, and not by systemd."""
+        return self.profile is not None and self.profile.supervised
+
+    @property
+    def run(self) -> tuple[Chosen, ...]:
+        """The services that are run in it: where there is no systemd, some are not for there."""
+        return tuple(each for each in self.services if each.service.run is not None or not self.is_supervised)
 
     def packages(self, base: Iterable[str]) -> tuple[str, ...]:
         """Return the packages that it has, sorted.
@@ -114,13 +135,13 @@ class MachineImage:
         profile = self.profile
         kept = {name for name in base if profile is None or not _is_one(name, profile.without)}
         added = profile.packages if profile is not None else ()
-        return tuple(sorted({*kept, *added, *(name for each in self.services for name in each.service.packages)}))
+        return tuple(sorted({*kept, *added, *(name for each in self.run for name in each.service.packages)}))
 
     @property
     def checks(self) -> tuple[CheckRow, ...]:
         """The programs that say whether its files are right, with their values in place."""
         base = [(definition().check, cluster_words(self.cluster))]
-        own = [(each.service.check, each.values) for each in self.services]
+        own = [(each.service.check, each.values) for each in self.run]
         return tuple(
             msgspec.structs.replace(
                 row, program=fill(row.program, values), files=tuple(fill(path, values) for path in row.files)
@@ -133,16 +154,16 @@ class MachineImage:
     def rendered(self) -> Rendered:
         """All of it, with final paths and contents."""
         values = {**_BASE, **cluster_words(self.cluster), **(self.profile.values if self.profile is not None else {})}
-        layers = [(definition(), values), *((each.service, each.values) for each in self.services)]
+        without = self.profile.without if self.profile is not None else ()
+        layers = [(_less(definition(), without), values), *((each.service, each.values) for each in self.run)]
         if self.profile is not None:
             layers.append((self.profile, values))
-        without = self.profile.without if self.profile is not None else ()
-        layers = [(_less(rows, without), of) for rows, of in layers]
         ports = (*render_rows([(rows, {"image": [(None, of)]}) for rows, of in layers]).ports, *self._server_ports())
         rules = "".join(f"    {line}\n" for line in _rules(ports))
         whole = render_rows([(rows, {"image": [(None, {**of, "open-ports": rules})]}) for rows, of in layers])
-        parts = [*whole.parts, *(part for each in self.services for part in each.parts), *self._server_parts()]
-        return dataclasses.replace(whole, parts=tuple(parts), ports=ports)
+        parts = [*whole.parts, *(part for each in self.run for part in each.parts), *self._server_parts()]
+        whole = dataclasses.replace(whole, parts=tuple(parts), ports=ports)
+        return supervised(whole, self.run) if self.is_supervised else whole
 
     def _server_ports(self) -> Iterator[Port]:
         """Yield PostgreSQL's port where the manifest has it listen for other machines."""
@@ -170,8 +191,9 @@ class MachineImage:
     def _server_parts(self) -> Iterator[Part]:
         """Yield what PostgreSQL's configuration has by the services' doing and the manifest's, and its directories."""
         cluster = self.cluster
-        local = next((each.service.local for each in self.services if each.service.local), "peer")
-        first = [fill(line, each.values) for each in self.services for line in each.service.first]
+        local = next((each.service.local for each in self.run if each.service.local), "peer")
+        first = [fill(line, each.values) for each in self.run for line in each.service.first]
+        first += self.profile.first if self.profile is not None else ()
         files = {}
         for name, settings in (("20-services.conf", self._service_settings()), ("30-manifest.conf", self.settings)):
             if settings:
@@ -189,9 +211,9 @@ class MachineImage:
             yield Part("file", path, 0o644, "postgres", "postgres", content=content.encode())
 
     def _service_settings(self) -> dict[str, str]:
-        return {
-            name: fill(value, each.values) for each in self.services for name, value in each.service.settings.items()
-        }  # fmt: skip
+        of_profile = self.profile.settings if self.profile is not None else {}
+        own = {name: fill(value, each.values) for each in self.run for name, value in each.service.settings.items()}
+        return {**of_profile, **own}
 
 
 def settings_file(settings: Mapping[str, str]) -> str:

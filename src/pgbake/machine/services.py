@@ -64,6 +64,7 @@ class Service(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True)
     :param values: what a manifest may set, with what holds else.
     :param needs: what a manifest must set, with what it is.
     :param health: a line for sh, that ends well where the service works.
+    :param run: what runs it where there is no systemd, for sh, in the foreground; None: it is not for there.
     :param settings: what it needs PostgreSQL to be set to.
     :param first: lines of pg_hba.conf for its own users.
     :param local: how others who are on the machine prove who they are, as pg_hba.conf has it.
@@ -71,6 +72,7 @@ class Service(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     about: str
     health: str
+    run: str | None = None
     packages: tuple[str, ...] = ()
     values: dict[str, Value] = msgspec.field(default_factory=dict)
     needs: dict[str, str] = msgspec.field(default_factory=dict)
@@ -228,6 +230,7 @@ def _declared(name: str, setting: Setting, file: Path, cluster: Cluster, ids: It
     service = Service(
         about=values["about"],
         health=binary.health or f"systemctl is-active --quiet {name}.service",
+        run=f"exec s6-setuidgid {user} {values['program']} {values['arguments']}",
         group=() if binary.user else (GroupRow(user, number),),
         user=()
         if binary.user

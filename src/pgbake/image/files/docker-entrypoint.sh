@@ -7,6 +7,7 @@ shopt -s nullglob
 
 pgbake=/nix/var/pgbake/profiles/$PG_MAJOR/current
 scripts=/docker-entrypoint-initdb.d
+migrations=/usr/share/pgbake/migrations/first-start
 
 die() {
 	printf '%s\n' "$@" >&2
@@ -100,6 +101,8 @@ make_database() {
 		[ "$method" != trust ] || printf '\n# warning: trust lets everybody in without a password'
 		printf '\nhost all all all %s\n' "$method"
 	} >> "$new/pg_hba.conf"
+	# Of an image with a machine definition, whose clusters lie at .../MAJOR/CLUSTER.
+	if [ -e "$migrations" ]; then "$migrations" "$PG_MAJOR" "${PGDATA##*/}" "$new"; fi
 	for file in "$new"/* "$new"/.[!.]*; do mv "$file" "$PGDATA/"; done
 }
 
