@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pgbake.formats.storepath import StorePath
+    from pgbake.image.aio import AllInOne
     from pgbake.image.container import Container
     from pgbake.image.extension import ExtensionImage
     from pgbake.image.oci import Layer, LayerPlan
     from pgbake.inputs.pins import Pin
+
+    Image = Container | ExtensionImage | AllInOne
 
 #: NAME[:TAG] with registry and directories, as container engines take it.
 _REFERENCE = re.compile(
@@ -40,6 +43,7 @@ Examples:
   podman pull oci:image:shop:15.18                             and from there into an engine
   pgbake image container shop --from https://cache.example.org
   pgbake image container --push registry.example.org/shop:15   through skopeo
+  pgbake image container --aio                                 with the services of the manifest
   pgbake image container --dry-run                             the layers, and which are new""",
 )
 @click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
@@ -56,6 +60,7 @@ Examples:
     help="Form in which the image is pushed: Podman reads health checks in Docker's only.",
 )  # fmt: skip
 @click.option("--extension", metavar="NAME", help="Make an image of one extension, for CloudNativePG's image volumes.")
+@click.option("--aio", is_flag=True, help="All in one: with the manifest's services, run by s6. Root makes it.")
 @click.option("--only-cached", is_flag=True, help="Build nothing.")
 @unchecked_option
 @click.option("--dry-run", is_flag=True, help="Show the layers and which would be made, and write nothing.")
@@ -71,6 +76,7 @@ def command(
     insecure: bool,
     form: str,
     extension: str | None,
+    aio: bool,
     only_cached: bool,
     unchecked: bool,
     dry_run: bool,
@@ -89,6 +95,8 @@ def command(
     from pgbake.image.oci import LayerCache
     from pgbake.places import cache_dir
 
+    if aio and extension is not None:
+        raise click.UsageError("--aio and --extension exclude each other")
     for reference in (tag, push):
         _require_reference(reference)
     if push is not None:
@@ -96,7 +104,11 @@ def command(
     begin = time.monotonic()
     path = _bundle(app, bundle, urls, only_cached=only_cached, unchecked=unchecked, dry_run=dry_run)
     whole = Container.of(app.store, path, _epoch())
-    container = whole if extension is None else ExtensionImage.of(whole, extension)
+    container: Image = whole
+    if aio:
+        container = _all_in_one(app, whole, urls, unchecked=unchecked, dry_run=dry_run)
+    elif extension is not None:
+        container = ExtensionImage.of(whole, extension)
     name = tag or container.default_name
     cache = LayerCache(cache_dir() / "layers")
     with tempfile.TemporaryDirectory(prefix="pgbake-image-") as scratch:
@@ -150,6 +162,30 @@ def _bundle(
     return path
 
 
+def _all_in_one(app: App, container: Container, urls: tuple[str, ...], *, unchecked: bool, dry_run: bool) -> AllInOne:
+    """Return the image with all services, after making both stages of it if need be.
+
+    :raises PgbakeError: a stage cannot be made; in a dry run, it is not made yet.
+    """
+    from pgbake.cli.imaging import Making, workshop
+    from pgbake.errors import StoreError
+    from pgbake.image.aio import AllInOne
+
+    making = Making(app, container.bundle, urls, unchecked=unchecked, profile="container")
+    if dry_run:
+        told = making.stage1.record
+        stage2 = making.stage2(told) if told is not None else None
+        if told is None or stage2 is None or stage2.record is None:
+            stage = "stage 1" if told is None else "stage 2"
+            raise StoreError(
+                f"{stage} of it is not made yet, so its layers are not known", hint="run it without --dry-run"
+            )
+        return AllInOne(container, stage2, told, workshop(app, making.lock))
+    _, told = making.make_stage1()
+    stage2, tools = making.make_stage2()
+    return AllInOne(container, stage2, told, tools)
+
+
 def _require_reference(text: str | None) -> None:
     if text is not None and not _REFERENCE.fullmatch(text):
         raise ManifestError(
@@ -200,7 +236,7 @@ def _make(app: App, cache: Any, plans: Sequence[LayerPlan]) -> list[Layer]:
     return layers
 
 
-def _write(container: Container | ExtensionImage, name: str, layers: Sequence[Layer], place: Path) -> tuple[str, int]:
+def _write(container: Image, name: str, layers: Sequence[Layer], place: Path) -> tuple[str, int]:
     from pgbake.image.oci import image_documents, write_layout
 
     configuration, manifest = image_documents(layers, container.config, container.annotations, container.created_text)
@@ -226,7 +262,7 @@ def _push(app: App, place: Path, name: str, target: str, insecure: bool, form: s
 
 
 def _answer(
-    container: Container | ExtensionImage,
+    container: Image,
     name: str,
     digest: str,
     layers: Sequence[Layer],

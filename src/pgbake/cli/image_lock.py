@@ -13,28 +13,30 @@ from pgbake.cli.app import App, json_option, pass_app
     epilog="""\b
 Examples:
   pgbake image lock              move every package to what the suite holds today
-  pgbake image lock --dry-run    show what would move""",
+  pgbake image lock --dry-run    show what would move
+  pgbake image lock --profile container    those of `image container --aio`""",
 )
+@click.option("--profile", metavar="NAME", help="Those of a profile instead of the manifest's, in a file of their own.")
 @click.option("--dry-run", is_flag=True, help="Show what would move, and change nothing.")
 @json_option
 @pass_app
-def command(app: App, dry_run: bool, as_json: bool) -> None:
+def command(app: App, profile: str | None, dry_run: bool, as_json: bool) -> None:
     """Pin every Debian package of a machine's image, and of the programs that make it, in pgbake-image.lock.
 
     It lies beside pgbake.lock and moves apart from it: a kernel moves without the bundle, and the bundle without the
     kernel.
     """
-    from pgbake.cli.imaging import machine_image, resolved
+    from pgbake.cli.imaging import lock_file, machine_image, resolved
     from pgbake.errors import LockError
-    from pgbake.image.lock import IMAGE_LOCK_NAME, load_image_lock, moved, save_image_lock
+    from pgbake.image.lock import load_image_lock, moved, save_image_lock
 
     project = app.project
-    file = project.directory / IMAGE_LOCK_NAME
+    file = lock_file(app, profile)
     try:
-        before = load_image_lock(file, project.manifest, machine_image(app))
+        before = load_image_lock(file, project.manifest, machine_image(app, profile=profile))
     except LockError:
         before = None
-    lock = resolved(app, before)
+    lock = resolved(app, before, profile)
     moves = moved(before, lock)
     if not dry_run and lock != before:
         save_image_lock(lock, file)
@@ -43,7 +45,7 @@ def command(app: App, dry_run: bool, as_json: bool) -> None:
         app.say_json({"dry-run": dry_run, "file": str(file), "moves": listed})
         return
     if before is None:
-        app.say(f"{'would pin' if dry_run else 'pinned'} {len(moves)} packages in {IMAGE_LOCK_NAME}")
+        app.say(f"{'would pin' if dry_run else 'pinned'} {len(moves)} packages in {file.name}")
         return
     for name, (old, new) in moves.items():
         app.say(f"{name} {old or 'new'} -> {new or 'gone'}")

@@ -57,10 +57,19 @@ def machine_image(app: App, cluster: str = "main", port: int = 5432, profile: st
     return MachineImage.of(manifest.services, chosen, manifest.server_settings, served, file)
 
 
-def resolved(app: App, before: ImageLock | None = None) -> ImageLock:
+def lock_file(app: App, profile: str | None = None) -> Path:
+    """Return where the lock of images lies; a profile that the manifest does not name has one of its own."""
+    from pgbake.image.lock import IMAGE_LOCK_NAME
+
+    name = Path(IMAGE_LOCK_NAME)
+    return app.project.directory / (f"{name.stem}-{profile}{name.suffix}" if profile is not None else name)
+
+
+def resolved(app: App, before: ImageLock | None = None, profile: str | None = None) -> ImageLock:
     """Return what the manifest's images are made of today.
 
     :param before: the lock until now; where it has packages of the conventional flavour, they move along.
+    :param profile: instead of the manifest's.
     """
     from pgbake.formats.system import SYSTEMS
     from pgbake.image.lock import resolve_image, with_conventional
@@ -68,25 +77,26 @@ def resolved(app: App, before: ImageLock | None = None) -> ImageLock:
 
     project = app.project
     with app.reporting() as report:
-        lock = resolve_image(project.manifest, machine_image(app), lambda: project.mirrors, cache_dir(), report)
+        image = machine_image(app, profile=profile)
+        lock = resolve_image(project.manifest, image, lambda: project.mirrors, cache_dir(), report)
     for name, known in before.systems.items() if before is not None else ():
         if name in lock.systems and (asked := known.conventional_wants):
             lock = with_conventional(lock, project.manifest, SYSTEMS[name], asked, project.mirrors, cache_dir())
     return lock
 
 
-def image_lock(app: App) -> ImageLock:
+def image_lock(app: App, profile: str | None = None) -> ImageLock:
     """Return the project's lock of images, made where there is none.
 
     :raises LockError: it does not fit the manifest.
     """
-    from pgbake.image.lock import IMAGE_LOCK_NAME, load_image_lock, save_image_lock
+    from pgbake.image.lock import load_image_lock, save_image_lock
 
-    file = app.project.directory / IMAGE_LOCK_NAME
+    file = lock_file(app, profile)
     if not file.exists():
-        save_image_lock(resolved(app), file)
-        app.note(f"note: {IMAGE_LOCK_NAME} is new; keep it beside pgbake.lock")
-    return load_image_lock(file, app.project.manifest, machine_image(app))
+        save_image_lock(resolved(app, profile=profile), file)
+        app.note(f"note: {file.name} is new; keep it beside pgbake.lock")
+    return load_image_lock(file, app.project.manifest, machine_image(app, profile=profile))
 
 
 def workshop(app: App, lock: ImageLock, *, emulator: bool = False) -> Workshop:
@@ -149,6 +159,7 @@ class Making:
 
     :param bundle: what it is made of; in the conventional flavour, whose extensions it has. Stage 1 needs none.
     :param urls: caches that the bundle comes from; none: the known ones.
+    :param profile: instead of the manifest's.
     """
 
     app: App
@@ -158,21 +169,23 @@ class Making:
     port: int = 5432
     flavour: Flavour = "bundle"
     unchecked: bool = False
+    profile: str | None = None
 
     @cached_property
     def lock(self) -> ImageLock:
         """The lock of images; it holds the packages of the conventional flavour where that is made."""
         from pgbake.formats.system import host_system
-        from pgbake.image.lock import IMAGE_LOCK_NAME, pins_of, save_image_lock, with_conventional
+        from pgbake.image.lock import pins_of, save_image_lock, with_conventional
         from pgbake.places import cache_dir
 
-        lock, project = image_lock(self.app), self.app.project
+        lock, project = image_lock(self.app, self.profile), self.app.project
+        file = lock_file(self.app, self.profile)
         if self.conventional is None or pins_of(lock, host_system()).conventional_wants == self.conventional.asked:
             return lock
         asked = self.conventional.asked
         lock = with_conventional(lock, project.manifest, host_system(), asked, project.mirrors, cache_dir())
-        save_image_lock(lock, project.directory / IMAGE_LOCK_NAME)
-        self.app.note(f"note: {IMAGE_LOCK_NAME} has the packages of Debian's PostgreSQL now")
+        save_image_lock(lock, file)
+        self.app.note(f"note: {file.name} has the packages of Debian's PostgreSQL now")
         return lock
 
     @cached_property
@@ -198,7 +211,7 @@ class Making:
         from pgbake.image.stage1 import Stage1
 
         debs = None if self.conventional is None else self.conventional.debs
-        image = machine_image(self.app, self.cluster, self.port)
+        image = machine_image(self.app, self.cluster, self.port, self.profile)
         return Stage1.of(images_dir(), self.lock, host_system(), image, debs)
 
     def make_stage1(self) -> tuple[Stage1, Record]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgbake.formats.system import System
 from pgbake.image import contract, tree
 from pgbake.image.container import MOST_LAYERS, Container, entry_programs
 from pgbake.image.oci import Entry, LayerPlan, content_key
@@ -46,7 +47,7 @@ class AllInOne:
     told: Stage1Record
     workshop: Workshop
 
-    def layers(self, scratch: Path) -> list[LayerPlan]:
+    def layers(self, _debs: object, scratch: Path) -> list[LayerPlan]:
         """Return all layers, the lowest first.
 
         :param scratch: an empty directory, which stays until the layers are made.
@@ -71,6 +72,22 @@ class AllInOne:
             entries += _entry(root, path, entry)
             words.append((path, entry))
         return LayerPlan(content_key("machine", *words), "the machine: paths, configuration", lambda: entries)
+
+    @property
+    def system(self) -> System:
+        """What it is made for."""
+        return self.container.system
+
+    @property
+    def default_name(self) -> str:
+        """What the image is called."""
+        name, _, tag = self.container.default_name.partition(":")
+        return f"{name}-aio:{tag}"
+
+    @property
+    def created_text(self) -> str:
+        """When it was made, as RFC 3339 has it."""
+        return self.container.created_text
 
     @property
     def annotations(self) -> dict[str, str]:

@@ -142,7 +142,8 @@ def resolve_image(
         system = SYSTEMS[name]
         with task(report, f"image:{name}", "resolve", f"packages of images for {name}"):
             apt = _apt(manifest, system, mirrors(), cache)
-            pins = apt.resolve((*wants(manifest, image), packages().kernel[name]), essential=True)
+            names = {*wants(manifest, image), *image.packages((packages().kernel[name],))}
+            pins = apt.resolve(tuple(sorted(names)), essential=True)
             systems[name] = ImageSystem(pins, apt.resolve(packages().workshop), apt.resolve(packages().emulator))
     if not systems:
         known = ", ".join(packages().kernel)

@@ -202,10 +202,8 @@ class Stage1:
         for each in self.image.services:
             if each.binary is not None:
                 place_program(programs[each.name], each.binary, root / f"{PROGRAMS}/{each.name}".lstrip("/"))
-        workshop.run(["systemctl", "--root=/build/root", "preset-all"], bench)
-        # What is enabled may enable others along with it.
-        off = [unit.name for unit in self.rendered.units if unit.state == "disabled"]
-        workshop.run(["systemctl", "--root=/build/root", "disable", *off], bench)
+        if not self.image.is_supervised:
+            self._set_units(workshop, bench)
         tree.tidy(root)
         report(PhaseChanged("stage1", "pack"))
         write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
@@ -218,6 +216,13 @@ class Stage1:
         files = tuple(part.path for part in self.rendered.parts if part.kind == "file")
         record = Record(STAGE1_VERSION, self.key, self.suite, self.system.name, digest, self.packages, files)
         write_whole(bench / _RECORD, msgspec.json.encode(record))
+
+    def _set_units(self, workshop: Workshop, bench: Path) -> None:
+        """Enable and disable units as the definition says."""
+        workshop.run(["systemctl", "--root=/build/root", "preset-all"], bench)
+        # What is enabled may enable others along with it.
+        off = [unit.name for unit in self.rendered.units if unit.state == "disabled"]
+        workshop.run(["systemctl", "--root=/build/root", "disable", *off], bench)
 
     def _lay_out(self, repository: Path, debs: Mapping[str, Path]) -> None:
         """Lay packages out as a repository that apt reads: its index says what the pins say."""
