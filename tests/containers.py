@@ -145,9 +145,9 @@ class Container:
         """Run a program in it, and return what it prints."""
         return self.engine.podman("exec", "--user", user, self.id, *command, check=check).stdout
 
-    def ask(self, statement: str, *options: str) -> str:
+    def ask(self, statement: str, *options: str, user: str = "0") -> str:
         """Run a statement as the superuser, and return the answer."""
-        return self.exec("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *options, "-c", statement).strip()
+        return self.exec("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *options, "-c", statement, user=user).strip()
 
     @property
     def running(self) -> bool:

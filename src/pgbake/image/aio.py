@@ -102,12 +102,14 @@ class AllInOne:
         of_postgres = whole["config"]
         cluster = self.stage2.stage1.image.cluster
         ports = sorted({_PORT, *(port.number for port in self.stage2.stage1.rendered.ports)})
-        environment = [word for word in of_postgres["Env"] if not word.startswith("PGDATA=")]
+        # Debian's programs know no other language here, nor does the cluster of a machine.
+        own = {"PGDATA": cluster.data, "LANG": "C.UTF-8"}
+        environment = [word for word in of_postgres["Env"] if word.partition("=")[0] not in own]
         return {
             **whole,
             "config": {
                 **of_postgres,
-                "Env": [*environment, f"PGDATA={cluster.data}"],
+                "Env": [*environment, *(f"{name}={value}" for name, value in own.items())],
                 "Entrypoint": ["/usr/lib/pgbake/all-in-one"],
                 "Cmd": [],
                 "ExposedPorts": {f"{port}/tcp": {} for port in ports},
