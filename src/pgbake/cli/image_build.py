@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pgbake.image.workshop import Workshop
     from pgbake.machine.definition import Flavour
 
-Target = Literal["disk", "ami", "tree", "container"]
+Target = Literal["disk", "ami", "tree", "container", "aio"]
 T = TypeVar("T")
 
 
@@ -55,8 +55,8 @@ Examples:
 @click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
 @from_option
 @click.option(
-    "--target", type=click.Choice(["disk", "ami", "tree", "container"]), default="disk", show_default=True,
-    help="A disk, a disk for AWS, stage 2 alone, or a container image.",
+    "--target", type=click.Choice(["disk", "ami", "tree", "container", "aio"]), default="disk", show_default=True,
+    help="A disk, a disk for AWS, stage 2 alone, a container image, or one with all services.",
 )  # fmt: skip
 @click.option(
     "--disk", "forms", multiple=True, type=click.Choice(["raw", "qcow2", "vmdk", "vhd"]),
@@ -98,12 +98,13 @@ def command(
     from pgbake.cli.imaging import Making
     from pgbake.cli.installing import meant_bundle
 
-    if target in ("tree", "container") and forms:
+    if target in ("tree", "container", "aio") and forms:
         raise click.UsageError(f"--disk makes a disk, and --target {target} makes none.")
-    if target == "container":
+    if target in ("container", "aio"):
         from pgbake.cli.image_container import command as container
 
         words = {"bundle": bundle, "urls": urls, "unchecked": unchecked, "dry_run": dry_run, "as_json": as_json}
+        words["aio"] = target == "aio"
         context.invoke(container, only_cached=True, **words)
         return 0
     if target == "ami" and set(forms) - {"raw"}:
