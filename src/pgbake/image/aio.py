@@ -30,6 +30,8 @@ from pgbake.image.workshop import Workshop
 #: What no layer says: the engine's own places, and the store, whose paths have layers.
 _ELSEWHERE = ("/dev", "/nix/store", "/nix/var/nix", "/proc", "/run", "/sys", "/tmp", "/var/tmp")
 _PORT = 5432
+#: Programs of containers that are Debian's here.
+_DEBIANS = ("usr/local/bin/gosu",)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class AllInOne:
 
     def _machine(self) -> LayerPlan:
         root = self.stage2.root
-        entries = [Entry(path, "file", 0o755, content=content) for path, content in entry_programs()]
+        entries = [
+            Entry(path, "file", 0o755, content=content) for path, content in entry_programs() if path not in _DEBIANS
+        ]
         words: list[object] = [(entry.path, entry.content) for entry in entries]
         for path, entry in contract.changes(root, self.stage2.stage1.memory, _ELSEWHERE):
             entries += _entry(root, path, entry)
