@@ -63,7 +63,9 @@ class _Whole(msgspec.Struct, frozen=True):
 
 
 def kept_stage1(images: Path, stage: Stage1) -> tuple[Path, Record] | None:
-    """Return a kept stage 1 with the packages of ``stage``, whatever its files, and its record, if there is one."""
+    """Return ``stage`` where it is kept, else another with its programs, whatever its files; and its record."""
+    if (record := _record(stage.directory)) is not None:
+        return stage.directory, record
     for directory in sorted(images.glob("stage1-*")):
         if directory.suffix == "" and (record := _record(directory)) is not None and record.packages == stage.packages:
             return directory, record
