@@ -42,8 +42,9 @@ def test_programs_come_from_any_stage_1_with_the_same_packages(tmp_path: Path) -
     assert kept_stage1(tmp_path, asked) is None
     other = stage(tmp_path, profile="aws")
     assert other.key != asked.key
-    assert kept_stage1(tmp_path, asked) == (other.directory, keep(other))
-    assert kept_stage1(tmp_path, asked) == (asked.directory, keep(asked))
+    for made in (other, asked):
+        record = keep(made)
+        assert kept_stage1(tmp_path, asked) == (made.directory, record)
 
 
 def test_a_value_that_nobody_gave_is_told() -> None:
