@@ -19,6 +19,8 @@ from tests.projects import TestProject
 pytestmark = [pytest.mark.integration, pytest.mark.full]
 
 
+#: Others may be at work on the machine, and boots are slow then.
+PATIENCE = ("--timeout", "300")
 MIGRATIONS = {
     "20250101120000_orders.sql": """-- migrate:up
 CREATE EXTENSION vector;
@@ -70,7 +72,7 @@ def test_an_image_from_manifest_to_booted_machine(project: TestProject) -> None:
         assert {Path(disk).name: digest(Path(disk)) for disk in again["disks"]} == first
 
     assert project.json("image", "check", "--unchecked")["deviations"] == []
-    proofs = project.json("image", "test", "--unchecked")["proofs"]
+    proofs = project.json("image", "test", "--unchecked", *PATIENCE)["proofs"]
     assert [(proof["name"], proof["found"]) for proof in proofs] == [
         ("boot", []), ("contract", []), ("units", []), ("ports", []), ("server 15/main", []), ("migrations", []),
     ]  # fmt: skip
@@ -99,7 +101,7 @@ def test_an_image_from_manifest_to_booted_machine(project: TestProject) -> None:
         "/etc/postgresql/15/main/unread.conf", "/etc/ssh/ssh_host_ed25519_key",
         "/usr/share/pgbake/migrations/20250101120000_orders.sql",
     }  # fmt: skip
-    done = project.pgbake("image", "test", "--unchecked", "--json", check=False)
+    done = project.pgbake("image", "test", "--unchecked", *PATIENCE, "--json", check=False)
     assert done.returncode == 1
     assert not next(proof for proof in json.loads(done.stdout)["proofs"] if proof["name"] == "contract")["passed"]
     shutil.rmtree(tree.parent)
@@ -142,7 +144,7 @@ def test_own_tests_are_run_and_told_all_at_once(project: TestProject) -> None:
         "def test_wrong(host):\n"
         "    assert host.user('postgres').shell == '/bin/false'\n"
     )
-    done = project.pgbake("image", "test", "--unchecked", "--json", check=False)
+    done = project.pgbake("image", "test", "--unchecked", *PATIENCE, "--json", check=False)
     shutil.rmtree(tests)
     assert done.returncode == 1
     found = {proof["name"]: proof["found"] for proof in json.loads(done.stdout)["proofs"]}
@@ -160,15 +162,15 @@ def test_the_chain_in_one_command_goes_on_where_it_stopped(project: TestProject)
     project.pgbake("image", "stage2", "--unchecked")
     plan = {step["name"]: step["kept"] for step in project.json("image", "build", "--unchecked", "--dry-run")["steps"]}
     assert plan["lock"] and plan["stage1"] and plan["stage2"] and not plan["check"]
-    made = project.json("image", "build", "--unchecked")
+    made = project.json("image", "build", "--unchecked", *PATIENCE)
     assert Path(made["disks"][0]).name == "disk.raw" and Path(made["disks"][0]).is_file()
-    again = project.json("image", "build", "--unchecked")
+    again = project.json("image", "build", "--unchecked", *PATIENCE)
     assert {step["name"]: step["kept"] for step in again["steps"]} == {
         "lock": True, "stage1": True, "stage2": True, "disk raw": True, "check": False, "test nspawn": True,
     }  # fmt: skip
     planted = Path(made["tree"], "etc/planted")
     planted.touch()
-    done = project.pgbake("image", "build", "--unchecked", check=False)
+    done = project.pgbake("image", "build", "--unchecked", *PATIENCE, check=False)
     planted.unlink()
     assert done.returncode == 1
     assert "error: check: 1 deviations from the contract" in done.stderr and "/etc/planted: a file" in done.stderr
@@ -179,7 +181,7 @@ def test_the_conventional_image_passes_the_same_tests(project: TestProject) -> N
     options = ("--unchecked", "--flavour", "deb")
     made = project.json("image", "stage2", *options)
     assert project.json("image", "check", *options)["deviations"] == []
-    proofs = project.json("image", "test", *options)["proofs"]
+    proofs = project.json("image", "test", *options, *PATIENCE)["proofs"]
     assert [(proof["name"], proof["found"]) for proof in proofs] == [
         ("boot", []), ("contract", []), ("units", []), ("ports", []), ("server 15/main", []), ("migrations", []),
     ]  # fmt: skip
@@ -219,7 +221,7 @@ def test_a_server_that_does_not_come_up_is_told_with_its_log(project: TestProjec
         "its server does not start" in done.stderr and 'invalid value for parameter "log_min_messages"' in done.stderr
     )
     shutil.rmtree(other.directory / "migrations")
-    done = other.pgbake("image", "test", "--unchecked", check=False)
+    done = other.pgbake("image", "test", "--unchecked", *PATIENCE, check=False)
     assert done.returncode == 1
     assert "postgresql@15-main.service has failed" in done.stdout and "nobody listens on port 5432/tcp" in done.stdout
 

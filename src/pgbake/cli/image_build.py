@@ -66,6 +66,10 @@ Examples:
     "--boot", "way", type=click.Choice(["nspawn", "qemu", "all"]), default="nspawn", show_default=True,
     help="How it is booted to be tried; see `pgbake image test`.",
 )  # fmt: skip
+@click.option(
+    "--timeout", type=click.IntRange(1), metavar="SECONDS",
+    help="How long each machine may take to come up [default: 60, in QEMU 600].",
+)  # fmt: skip
 @flavour_option
 @cluster_option
 @port_option
@@ -82,6 +86,7 @@ def command(
     target: Target,
     forms: tuple[Format, ...],
     way: Way,
+    timeout: int | None,
     flavour: Flavour,
     cluster: str,
     port: int,
@@ -111,7 +116,7 @@ def command(
         raise click.UsageError("AWS takes a raw disk: leave --disk out.")
     wanted: tuple[Format, ...] = () if target == "tree" else forms or ("raw",)
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
-    chain = Chain(Making(app, path, urls, cluster, port, flavour, unchecked), path, wanted, way)
+    chain = Chain(Making(app, path, urls, cluster, port, flavour, unchecked), path, wanted, way, timeout)
     plan = list(chain.plan())
     if not as_json:
         for step in plan:
@@ -149,12 +154,15 @@ def _described(plan: list[Step]) -> list[dict[str, Any]]:
 class Chain:
     """The chain for one bundle; see the command."""
 
-    def __init__(self, making: Making, bundle: StorePath, forms: tuple[Format, ...], way: Way) -> None:
+    def __init__(
+        self, making: Making, bundle: StorePath, forms: tuple[Format, ...], way: Way, timeout: int | None
+    ) -> None:
         self.app = making.app
         self.making = making
         self.bundle = bundle
         self.forms = forms
         self.way = way
+        self.timeout = timeout
         #: Seconds of what was done.
         self.took: dict[str, float] = {}
 
@@ -245,7 +253,7 @@ class Chain:
     def _test(self, stage: Stage2, tools: Workshop, way: str) -> list[Proof]:
         from pgbake.cli.trying import try_image
 
-        proofs = try_image(self.app, stage, tools, way, None)
+        proofs = try_image(self.app, stage, tools, way, self.timeout)
         if failed := [proof for proof in proofs if proof.found]:
             raise VerifyError(
                 f"{len(failed)} of {len(proofs)} tests failed",
