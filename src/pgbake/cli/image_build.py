@@ -247,7 +247,7 @@ class Chain:
             raise VerifyError(
                 f"{len(found)} deviations from the contract",
                 detail="\n".join(f"{each.what}: {each.found}" for each in found),
-                hint=f"somebody has changed it: delete {stage.directory} and run the same command again",
+                hint=f"if somebody has changed it, delete {stage.directory} and run the same command again",
             )
 
     def _test(self, stage: Stage2, tools: Workshop, way: str) -> list[Proof]:

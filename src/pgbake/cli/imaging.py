@@ -231,9 +231,12 @@ class Making:
         :param told: the record of stage 1.
         """
         from pgbake.image.stage2 import Stage2
+        from pgbake.machine.definition import render
 
         assert self.bundle is not None
-        how = f"{self.cluster}:{self.port}"
+        cluster = machine_image(self.app, self.cluster, self.port).cluster
+        # Whatever the machine definition says of it, for a locale that is as good as any here.
+        how = repr((self.flavour, render([cluster.major], [cluster], cluster.major)))
         return Stage2.of(images_dir(), self.stage1, told, self.bundle, how, migrations(self.app), self.conventional)
 
     def make_stage2(self) -> tuple[Stage2, Workshop]:

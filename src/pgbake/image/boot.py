@@ -131,10 +131,13 @@ def _await(process: subprocess.Popen[bytes], console: Path, begin: float, limit:
                 return Booted(machine.root, init, time.monotonic() - begin)
         time.sleep(0.1)
     lines = console.read_text(errors="replace").splitlines()[-SHOWN_OF_CONSOLE:]
+    if (init := _init(process.pid)) is not None:
+        machine = Booted(Path(f"/proc/{init}/root"), init, limit)
+        lines += machine.run("systemctl", "list-jobs", "--no-pager", check=False).stdout.splitlines()
     raise ServerError(
         f"the machine did not come up in {limit:.0f} s: {state}",
         detail="\n".join(lines),
-        hint="the lines above are the end of its console; --timeout gives it more time",
+        hint="the lines above are the end of its console, and what it waits for; --timeout gives it more time",
     )
 
 

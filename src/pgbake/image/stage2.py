@@ -80,7 +80,7 @@ class Stage2:
     ) -> Stage2:
         """Return what a stage 1, a bundle and migrations come to.
 
-        :param how: in what else two installations of the bundle may differ.
+        :param how: in what else two installations of the bundle may differ: what the machine definition says.
         :param conventional: what stands in the bundle's place; None of an image with a bundle.
         """
         wanted = () if conventional is None else conventional.wanted.parts
@@ -164,15 +164,19 @@ class Stage2:
                 prove(self.root, cluster, self.directory / "proof", replay=True)
 
     def _finish(self, bench: Path, root: Path, told: Stage1Record) -> None:
-        if self.conventional is None:
-            settle_store(root)
-            shutil.copyfile(root / str(self.bundle).lstrip("/") / "receipt.json", bench / "receipt.json")
         tree.tidy(root)
         require_clean(root)
-        settle_times(root)
+        self._settle(root)
+        if self.conventional is None:
+            shutil.copyfile(root / str(self.bundle).lstrip("/") / "receipt.json", bench / "receipt.json")
         write_whole(bench / "packages", "".join(f"{line}\n" for line in installed(root)).encode())
         record = Record(STAGE2_VERSION, self.key, told.sha256, str(self.bundle))
         write_whole(bench / _RECORD, msgspec.json.encode(record))
+
+    def _settle(self, root: Path) -> None:
+        if self.conventional is None:
+            settle_store(root)
+        settle_times(root)
 
     def disks(self, workshop: Workshop, size: int, forms: Sequence[Format], report: Sink) -> list[Path]:
         """Write the tree as disks, those that are not there yet; return where each lies.
@@ -186,6 +190,7 @@ class Stage2:
                 for old in self.directory.glob("disk.*"):
                     old.unlink()
                 with task(report, "disk", "pack", f"disk of {self.bundle.name}"):
+                    self._settle(self.root)  # who has looked at it may have left a lock
                     bench = self.directory / "bench"
                     remove_tree(bench)
                     bench.mkdir()
