@@ -34,7 +34,7 @@ _AT_BOOT = (
     "/etc/locale.gen", "/etc/localtime", "/etc/machine-id", "/etc/passwd", "/etc/passwd-",
     "/etc/resolv.conf", "/etc/shadow",
     "/etc/shadow-", "/etc/ssh/ssh_host_*", "/etc/ssh/sshd_config*", "/etc/sub[ug]id*",
-    "/etc/sudoers.d/90-cloud-init-users",
+    "/etc/sudoers.d", "/etc/sudoers.d/90-cloud-init-users",
     "/etc/systemd/network/10-cloud-init-*", "/etc/timezone", "/usr/.updated", "/usr/lib/locale/locale-archive",
 )  # fmt: skip
 #: Written by tools whenever an account is made; the accounts themselves are compared.

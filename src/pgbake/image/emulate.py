@@ -127,18 +127,31 @@ class Emulator:
             yield machine
 
     def read_root(self) -> Path:
-        """Return the tree of the machine's root file system as it was left, below the bench; what lies in ``/nix`` and
-        ``/var`` is not in it.
+        """Return the tree of the machine's root file system as it was left, below the bench; what lies in ``/nix`` is
+        not in it.
 
         :raises CommandError: the file system cannot be read.
         """
+        tree = self.bench / "root"
         with self._left() as file_system:
             told = self.tools.run(["debugfs", "-R", "ls -p /", file_system], self.bench).stdout
             names = [line.split("/")[5] for line in told.splitlines() if line.startswith("/")]
-            words = " ".join(f"/{name}" for name in names if name not in (".", "..", "nix", "var", "lost+found"))
-            (self.bench / "root").mkdir()
+            words = " ".join(f"/{name}" for name in names if name not in (".", "..", "nix", "lost+found"))
+            tree.mkdir()
             self.tools.run(["debugfs", "-R", f"rdump {words} /build/root", file_system], self.bench)
-        return self.bench / "root"
+            # It gives files their owner after their mode, which takes these bits away.
+            directories = ["/" + str(Path(top).relative_to(tree)) for top, _, _ in os.walk(tree)]
+            commands = "".join(f'ls -p "{directory}"\n' for directory in directories)
+            told = self.tools.run(["debugfs", "-f", "-", file_system], self.bench, stdin=commands.encode()).stdout
+        here = tree
+        for line in told.splitlines():
+            if line.startswith("debugfs: ls -p "):
+                here = tree / line.removeprefix('debugfs: ls -p "/').rstrip('"')
+            elif line.startswith("/") and (mode := int((fields := line.split("/"))[2], 8)) & 0o7000:
+                place = here / fields[5]
+                if fields[5] not in (".", "..") and place.exists() and not place.is_symlink():
+                    place.chmod(mode & 0o7777)
+        return tree
 
     def root_size(self) -> int:
         """Return how large the machine's root file system was left, in bytes.
