@@ -32,7 +32,7 @@ BUILD = ("--progress", "json", "build", "numeral")
 def test_a_build(apart: TestProject, end: str) -> None:
     unbuild(apart, "numeral")
     first = Process(apart, BUILD)
-    wait_until(lambda: any((apart.store / "nix/store").glob("*numeral*.chroot")), "the first builds")
+    wait_until(lambda: first.built, "the first builds")
     with first.paused():
         second = Process(apart, BUILD)
         told = f"postgresql-15-numeral-1.3 is being built by pid {first.pid} (pgbake "
