@@ -38,6 +38,8 @@ class TestProject:
     home: Path
     #: Where its downloads are kept; None: with those of all tests.
     cache: Path | None = None
+    #: The command that its commands are run by, if any.
+    around: tuple[str, ...] = ()
 
     @classmethod
     def copy(cls, directory: Path, home: Path) -> TestProject:
@@ -61,7 +63,7 @@ class TestProject:
     ) -> subprocess.CompletedProcess[str]:
         """Run ``pgbake`` in the project."""
         done = subprocess.run(
-            [sys.executable, "-m", "pgbake", "-C", str(self.directory), *args],
+            [*self.around, sys.executable, "-m", "pgbake", "-C", str(self.directory), *args],
             env={**self.environment(), **(environment or {})},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
         )  # fmt: skip

@@ -41,6 +41,7 @@ def make_accounts(root: Path, groups: Iterable[GroupRow], users: Iterable[UserRo
     :raises HostError: neither shadow's tools nor systemd-sysusers are there.
     :raises CommandError: the tool fails; its words are the detail.
     """
+    _sweep(root)
     made_groups, made_users = [], []
     for group in groups:
         if group_id(root, group.name) is None:
@@ -93,6 +94,16 @@ def remove_accounts(root: Path, groups: Iterable[str], users: Iterable[str]) -> 
     for group in groups:
         if group_id(root, group) is not None:
             run([_tool("groupdel"), *_prefix(root), group], sandbox="host")
+    _sweep(root)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what shadow's tools leave when they are killed: each writes its number into ``passwd.NUMBER`` to lock."""
+    for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid"):
+        for left in (root / "etc").glob(f"{name}.[0-9]*"):
+            number = left.name.removeprefix(f"{name}.")
+            if number.isdecimal() and not Path("/proc", number).exists():
+                left.unlink(missing_ok=True)
 
 
 def _prefix(root: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -55,6 +56,8 @@ def test_damage_is_named_and_mended(built: TestProject) -> None:
 
 
 def test_only_what_nothing_needs_goes(built: TestProject) -> None:
+    if os.geteuid() == 0:  # other tests' builds use files of the same names, which counts as use
+        built = dataclasses.replace(built, around=("unshare", "--pid", "--fork", "--mount-proc"))
     link = built.directory / "result"
     assert {"path": str(link.readlink()), "kind": "link", "holder": str(link)} in built.json("roots")
     would = built.json("gc", "--dry-run")

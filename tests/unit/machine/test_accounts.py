@@ -63,3 +63,13 @@ def test_numbers_are_given_once() -> None:
     rows = definition()
     for kind in (rows.group, rows.user):
         assert len({row.id for row in kind}) == len({row.name for row in kind}) == len(kind)
+
+
+@needs_root
+def test_what_a_killed_tool_has_left_goes(root: Path) -> None:
+    dead, alive = root / "etc/passwd.4194305", root / f"etc/group.{os.getpid()}"  # no process has the first number
+    own = root / "etc/passwd.old"
+    for file in (dead, alive, own):
+        file.write_text("")
+    make_accounts(root, GROUPS, USERS)
+    assert not dead.exists() and alive.exists() and own.exists()
