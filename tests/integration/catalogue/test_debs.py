@@ -18,7 +18,7 @@ from pgbake.inputs.apt import AptRoot, Suite
 from pgbake.inputs.mirrors import host_mirrors
 from pgbake.recipes.recipe import load_catalogue
 from pgbake.store.local import LocalStore
-from tests.cache import test_cache
+from tests.cache import test_cache as shared_cache
 from tests.debian import not_to_be_had
 from tests.projects import TestProject
 from tests.uses import Outcome, debian_names, table, together, use_all
@@ -78,7 +78,7 @@ def test_a_selection_of_debian_extensions_works(example: TestProject, tmp_path: 
 def test_every_debian_extension_works_or_is_known_not_to(
     example: TestProject, tmp_path: Path, suite: str, major: int
 ) -> None:
-    apt = AptRoot(test_cache() / "pgbake/apt", (Suite(suite),), host_system().debian, host_mirrors(suite))
+    apt = AptRoot(shared_cache() / "pgbake/apt", (Suite(suite),), host_system().debian, host_mirrors(suite))
     apt.update()
     catalogue = load_catalogue()
     packages = [
