@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pgbake.machine.apply import below
@@ -14,6 +15,11 @@ from pgbake.machine.definition import Part
 
 #: Where a machine's configuration lies.
 _CONFIGURED = ("etc", "boot/grub")
+#: What lies there and is no configuration: made by tools of what is installed, or with secrets in it.
+_LEFT_OUT = (
+    "/etc/alternatives/*", "/etc/gshadow*", "/etc/ld.so.cache", "/etc/rc[0-6S].d/*", "/etc/shadow*",
+    "/etc/ssh/ssh_host_*_key",
+)  # fmt: skip
 #: Bytes of a file that is compared as a text.
 _LARGEST = 1_000_000
 
@@ -80,6 +86,9 @@ def side_of_tree(root: Path, other: Side | None = None) -> Side:
             for place in (Path(top, name) for name in (*files, *directories))
             if place.is_symlink() or not place.is_dir()
         }
+        places = {
+            path: place for path, place in places.items() if not any(fnmatchcase(path, left) for left in _LEFT_OUT)
+        }
     users, groups = _names(root, "passwd"), _names(root, "group")
     seen = {}
     for path, place in places.items():
@@ -127,7 +136,9 @@ def _compare(one: Seen, two: Seen) -> list[str]:
     lines = [] if one.mode == two.mode else [f"mode {one.mode:04o}, and {two.mode:04o}"]
     if one.owner and two.owner and one.owner != two.owner:
         lines.append(f"belongs to {':'.join(one.owner)}, and to {':'.join(two.owner)}")
-    if one.content != two.content:
+    if one.content != two.content and b"\0" in one.content + two.content:
+        lines.append("other bytes, which are no text")
+    elif one.content != two.content:
         first, second = (side.content.decode(errors="replace").splitlines() for side in (one, two))
         lines += list(difflib.unified_diff(first, second, lineterm="", n=1))[2:]
     return lines

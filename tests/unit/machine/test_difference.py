@@ -49,8 +49,12 @@ def test_a_tree_beside_what_is_declared(tmp_path: Path) -> None:
 
 def test_two_trees(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        (tmp_path / name / "etc").mkdir(parents=True)
+        (tmp_path / name / "etc/alternatives").mkdir(parents=True)
         (tmp_path / name / "etc/file").write_text(name)
-    assert [each.path for each in differences(side_of_tree(tmp_path / "a"), side_of_tree(tmp_path / "b"))] == [
-        "/etc/file"
+        (tmp_path / name / "etc/bytes").write_bytes(b"\0" + name.encode())
+        (tmp_path / name / "etc/shadow").write_text(f"root:{name}:::::::\n")  # nobody's to see
+        (tmp_path / name / "etc/alternatives/pager").symlink_to(name)
+    assert differences(side_of_tree(tmp_path / "a"), side_of_tree(tmp_path / "b")) == [
+        Difference("/etc/bytes", ("other bytes, which are no text",)),
+        Difference("/etc/file", ("@@ -1 +1 @@", "-a", "+b")),
     ]
