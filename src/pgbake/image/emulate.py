@@ -18,6 +18,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -192,8 +193,26 @@ class Emulator:
         try:
             yield Emulated(process, console, time.monotonic())
         finally:
-            process.kill()  # and so QEMU, which is in its PID namespace
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End QEMU at once, and return when it has let go of its files.
+
+    It is in the PID namespace of bubblewrap's only child: with that all there end, and then bubblewrap itself.
+    """
+    for child in (_children(process) or [process.pid]) if process.poll() is None else ():
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    process.wait()
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the children of a process; none of one that has ended."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 @dataclass
@@ -226,8 +245,8 @@ class Emulated(Machine):
 
         :param namespaces: options of nsenter for what else it shares with QEMU.
         """
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        return ["nsenter", "-t", children[0] if children else "0", "-n", *namespaces, "--", *program]
+        children = _children(self.process)
+        return ["nsenter", "-t", str(children[0]) if children else "0", "-n", *namespaces, "--", *program]
 
     def await_start(self, limit: float) -> None:
         """Wait until systemd has started everything; see :meth:`Emulator.booted`."""
@@ -265,8 +284,7 @@ class Emulated(Machine):
 
     def cut_power(self) -> None:
         """End it as a power failure does: what it has not flushed is lost."""
-        self.process.kill()
-        self.process.wait()
+        _end(self.process)
 
     def shut_down(self, limit: float) -> None:
         """Press the power button, and wait until it is off.
