@@ -95,10 +95,21 @@ def _health(machine: Machine, service: Chosen) -> Iterator[str]:
         yield from done.stdout.split("\n") if done.stdout.strip() else ["it does not work, and says nothing"]
 
 
+#: What a unit has said at last; PostgreSQL says it in a file of its own.
+_LAST_WORDS = """
+journalctl --boot --quiet --output=cat --lines=6 --unit="$1"
+case $1 in postgresql@*) tail -qn 6 /var/log/postgresql/*.log;; esac
+"""
+
+
 def _units(machine: Machine, units: Iterable[Unit]) -> Iterator[str]:
     """Yield what is wrong with units: those that failed, and whose state is another than declared."""
     failed = machine.run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", check=False).stdout
-    yield from (f"{line.split()[0]} has failed" for line in failed.splitlines() if line.strip())
+    for unit in (line.split()[0] for line in failed.splitlines() if line.strip()):
+        yield f"{unit} has failed"
+        yield from (
+            f"  {line}" for line in machine.run("sh", "-c", _LAST_WORDS, "sh", unit, check=False).stdout.splitlines()
+        )
     declared = sorted(set(units))
     script = 'for unit; do echo "$unit $(systemctl is-enabled "$unit" 2> /dev/null)"; done'
     told = machine.run("sh", "-c", script, "sh", *(unit.name for unit in declared)).stdout
