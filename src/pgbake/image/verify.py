@@ -105,11 +105,10 @@ case $1 in postgresql@*) tail -qn 6 /var/log/postgresql/*.log;; esac
 def _units(machine: Machine, units: Iterable[Unit]) -> Iterator[str]:
     """Yield what is wrong with units: those that failed, and whose state is another than declared."""
     failed = machine.run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", check=False).stdout
-    for unit in (line.split()[0] for line in failed.splitlines() if line.strip()):
-        yield f"{unit} has failed"
-        yield from (
-            f"  {line}" for line in machine.run("sh", "-c", _LAST_WORDS, "sh", unit, check=False).stdout.splitlines()
-        )
+    for name in (line.split()[0] for line in failed.splitlines() if line.strip()):
+        yield f"{name} has failed"
+        told = machine.run("sh", "-c", _LAST_WORDS, "sh", name, check=False).stdout
+        yield from (f"  {line}" for line in told.splitlines())
     declared = sorted(set(units))
     script = 'for unit; do echo "$unit $(systemctl is-enabled "$unit" 2> /dev/null)"; done'
     told = machine.run("sh", "-c", script, "sh", *(unit.name for unit in declared)).stdout
