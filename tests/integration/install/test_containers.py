@@ -145,7 +145,7 @@ def test_an_extension_is_added_to_a_running_server(shelf: Shelf, tmp_path: Path,
         done = json.loads(machine.pgbake("install", str(second), *_FROM_SHELF, "--json"))
         assert done["live"] and done["restart-reasons"] == []
         machine.sql("CREATE EXTENSION http")
-        assert machine.sql("SELECT urlencode('a b')") == "a%20b"
+        assert machine.sql("SELECT urlencode('a b')") == "a+b"
         assert machine.sql("SELECT pg_postmaster_start_time()") == started
 
 
