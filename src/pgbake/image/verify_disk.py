@@ -125,7 +125,8 @@ class Client:
         script = (
             f"echo \"listen_addresses = '*'\" >> {conf}/postgresql.conf && "
             f"echo 'host all {_ROLE} all scram-sha-256' >> {conf}/pg_hba.conf && "
-            f"systemctl restart {self.cluster.unit}"
+            # The power fails soon, and these files are to outlive it.
+            f"sync && systemctl restart {self.cluster.unit}"
         )
         self.machine.run("sh", "-c", script)
         self.pass_firewall()
