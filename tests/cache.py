@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgbake.store.locks import held_directory
+
 
 def test_cache() -> Path:
     """Return ``$PGBAKE_TEST_CACHE``, or a directory of this user's.
@@ -33,28 +35,18 @@ def scratch_directory(name: str) -> Iterator[Path]:
     with top.with_name("tmp.lock").open("w") as making:
         fcntl.flock(making, fcntl.LOCK_EX)
         for left in top.iterdir():
-            if (held := _lock(left)) is not None:
+            if (held := held_directory(left)) is not None:
                 _remove(left)
                 os.close(held)
         directory = Path(tempfile.mkdtemp(dir=top, prefix=f"{name}-"))
         directory.chmod(0o755)
-        held = _lock(directory)
+        held = held_directory(directory)
         assert held is not None
     try:
         yield directory
     finally:
         _remove(directory)
         os.close(held)
-
-
-def _lock(directory: Path) -> int | None:
-    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        return None
-    return held
 
 
 def _remove(directory: Path) -> None:

@@ -13,7 +13,7 @@ import click
 from pgbake.cli.app import App, json_option, pass_app
 from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
 from pgbake.cli.installing import from_option
-from pgbake.cli.trying import Way
+from pgbake.cli.trying import Way, boot_option, timeout_option
 from pgbake.errors import PgbakeError, VerifyError
 
 if TYPE_CHECKING:
@@ -62,14 +62,8 @@ Examples:
     "--disk", "forms", multiple=True, type=click.Choice(["raw", "qcow2", "vmdk", "vhd"]),
     help="Form of the disk; may be given several times [default: raw].",
 )  # fmt: skip
-@click.option(
-    "--boot", "way", type=click.Choice(["nspawn", "qemu", "all"]), default="nspawn", show_default=True,
-    help="How it is booted to be tried; see `pgbake image test`.",
-)  # fmt: skip
-@click.option(
-    "--timeout", type=click.IntRange(1), metavar="SECONDS",
-    help="How long each machine may take to come up [default: 60, in QEMU 600].",
-)  # fmt: skip
+@boot_option
+@timeout_option
 @flavour_option
 @cluster_option
 @port_option
@@ -168,18 +162,18 @@ class Chain:
 
     def plan(self) -> Iterator[Step]:
         """Yield the steps, each with whether it is kept."""
+        from pgbake.cli.imaging import lock_file
         from pgbake.cli.trying import passed_before, ways_of
-        from pgbake.image.lock import IMAGE_LOCK_NAME
 
         stage: Stage2 | None = None
-        file = self.app.project.directory / IMAGE_LOCK_NAME
+        file = lock_file(self.app)
         if not file.exists():
-            yield Step("lock", False, f"there is no {IMAGE_LOCK_NAME}")
+            yield Step("lock", False, f"there is no {file.name}")
             yield Step("stage1", False, "its packages are not pinned yet")
             yield Step("stage2", False, "stage 1 is made anew")
         else:
             first = self.making.stage1
-            yield Step("lock", True, IMAGE_LOCK_NAME)
+            yield Step("lock", True, file.name)
             told = first.record
             why = f"of {len(first.pins)} packages"
             yield Step("stage1", told is not None, why if told else f"{why}, of which none is kept")

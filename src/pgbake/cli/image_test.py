@@ -9,7 +9,7 @@ import click
 from pgbake.cli.app import App, json_option, pass_app
 from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
 from pgbake.cli.installing import from_option
-from pgbake.cli.trying import Way, describe_proofs, tell_proofs, try_image, ways_of
+from pgbake.cli.trying import Way, boot_option, describe_proofs, tell_proofs, timeout_option, try_image, ways_of
 
 if TYPE_CHECKING:
     from pgbake.machine.definition import Flavour
@@ -30,14 +30,8 @@ Examples:
 @cluster_option
 @port_option
 @unchecked_option
-@click.option(
-    "--boot", "way", type=click.Choice(["nspawn", "qemu", "all"]), default="nspawn", show_default=True,
-    help="Boot the tree, the disk, or first one and then the other.",
-)  # fmt: skip
-@click.option(
-    "--timeout", type=click.IntRange(1), metavar="SECONDS",
-    help="How long each machine may take to come up [default: 60, in QEMU 600].",
-)  # fmt: skip
+@boot_option
+@timeout_option
 @json_option
 @pass_app
 def command(

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import click
 import msgspec
 
 from pgbake.cli.app import App
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from pgbake.image.workshop import Workshop
 
 Way = Literal["nspawn", "qemu", "all"]
+boot_option = click.option(
+    "--boot", "way", type=click.Choice(["nspawn", "qemu", "all"]), default="nspawn", show_default=True,
+    help="Boot the tree, the disk, or first one and then the other.",
+)  # fmt: skip
+timeout_option = click.option(
+    "--timeout", type=click.IntRange(1), metavar="SECONDS",
+    help="How long each machine may take to come up [default: 60, in QEMU 600].",
+)  # fmt: skip
 #: Seconds that a machine has to come up, by how it is booted; one that is emulated takes its time.
 _LIMITS = {"nspawn": 60, "qemu": 600}
 #: Changes with every change of what is tried.

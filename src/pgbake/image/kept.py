@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import msgspec
 
 from pgbake.errors import CommandError, StoreError, host_error
 from pgbake.store.local import remove_tree
-from pgbake.store.locks import path_lock
+from pgbake.store.locks import held_directory, path_lock
 from pgbake.store.locks import silent as silent_wait
 
 T = TypeVar("T")
@@ -75,25 +74,14 @@ def throwaway(parent: Path) -> Iterator[Path]:
     It is locked meanwhile, so that those of killed runs are known, and removed, too.
     """
     for left in parent.glob("boot-*"):
-        if (held := _held(left)) is not None:
+        if (held := held_directory(left)) is not None:
             remove_tree(left)
             os.close(held)
     directory = Path(tempfile.mkdtemp(dir=parent, prefix="boot-"))
-    held = _held(directory)
+    held = held_directory(directory)
     try:
         yield directory
     finally:
         remove_tree(directory)
         if held is not None:
             os.close(held)
-
-
-def _held(directory: Path) -> int | None:
-    """Lock a directory, as long as the descriptor that is returned is open; None where another has it."""
-    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        return None
-    return held

@@ -143,6 +143,18 @@ def directory_lock(directory: Path, on_wait: OnWait = silent) -> Iterator[None]:
         os.close(descriptor)
 
 
+def held_directory(directory: Path) -> int | None:
+    """Lock a directory, as long as the descriptor that is returned is open; None where another has it.
+
+    :raises OSError: it cannot be opened.
+    """
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    if acquire(held, wait=False):
+        return held
+    os.close(held)
+    return None
+
+
 def holder(file: Path) -> str:
     """Say which process holds the ``flock`` on a file, as ``/proc/locks`` tells: ``pid 42 (pgbake build)``."""
     with suppress(OSError, IndexError):

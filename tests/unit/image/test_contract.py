@@ -90,18 +90,23 @@ def test_what_is_gone_is_missing(root: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_is_installed_is_part_of_the_contract(root: Path) -> None:
-    wanted = render([15], [], 15)
-    missing = told(root, wanted)
-    assert missing["user postgres"] == missing["/usr/bin/psql"] == "missing"
-    with (root / "etc/passwd").open("a") as file:
-        file.write("postgres:x:107:112:PostgreSQL administrator:/var/lib/postgresql:/bin/bash\n")
+def make(root: Path, wanted: Rendered) -> None:
+    """Make what a tree with the account postgres is to have, and its group."""
     with (root / "etc/group").open("a") as file:
         file.write("postgres:x:112:\n")
     machine = Machine(root, root / "nix/record.json")
     for part in wanted.parts:
         if not part.runtime:
             machine.make(part)
+
+
+def test_what_is_installed_is_part_of_the_contract(root: Path) -> None:
+    wanted = render([15], [], 15)
+    missing = told(root, wanted)
+    assert missing["user postgres"] == missing["/usr/bin/psql"] == "missing"
+    with (root / "etc/passwd").open("a") as file:
+        file.write("postgres:x:107:112:PostgreSQL administrator:/var/lib/postgresql:/bin/bash\n")
+    make(root, wanted)
     assert told(root, wanted) == {}
     (root / "usr/bin/psql").unlink()
     (root / "var/log/postgresql").chmod(0o777)
@@ -158,12 +163,7 @@ def test_drift_tells_of_what_is_declared_and_of_nothing_else(root: Path) -> None
     wanted = render([15], [], 15)
     with (root / "etc/passwd").open("a") as file:
         file.write("postgres:x:107:112:PostgreSQL administrator:/home/postgres:/bin/bash\n")
-    with (root / "etc/group").open("a") as file:
-        file.write("postgres:x:112:\n")
-    machine = Machine(root, root / "nix/record.json")
-    for part in wanted.parts:
-        if not part.runtime:
-            machine.make(part)
+    make(root, wanted)
     (root / "etc/motd").write_text("changed\n")
     (root / "usr/bin/psql").unlink()
     (root / "etc/logrotate.d/pgbake-postgresql").write_text("")
