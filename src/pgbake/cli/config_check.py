@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.configuring import profile_option
-from pgbake.cli.imaging import cluster_option, port_option
+from pgbake.cli.imaging import cluster_option, port_option, profile_option
 
 if TYPE_CHECKING:
+    from pgbake.cli.imaging import Making
     from pgbake.image.configuration import Finding
     from pgbake.machine.definition import Part
     from pgbake.machine.image import MachineImage
@@ -37,12 +37,11 @@ def command(app: App, profile: str | None, cluster: str, port: int, as_json: boo
     The programs are those of a stage 1 with the same packages, which is made where none is kept; PostgreSQL's is the
     manifest's bundle. Files that no program checks are named. The exit status is 1 where anything is wrong.
     """
-    from pgbake.cli.imaging import machine_image
+    from pgbake.cli.imaging import Making
     from pgbake.image.workshop import require_root
 
     require_root()
-    image = machine_image(app, cluster, port, profile)
-    findings, left = _findings(app, image)
+    findings, left = _findings(app, Making(app, None, (), cluster, port, profile=profile))
     wrong = [finding for finding in findings if finding.said]
     if as_json:
         app.say_json(
@@ -64,25 +63,20 @@ def command(app: App, profile: str | None, cluster: str, port: int, as_json: boo
     return 1 if wrong else 0
 
 
-def _findings(app: App, image: MachineImage) -> tuple[list[Finding], list[str]]:
+def _findings(app: App, making: Making) -> tuple[list[Finding], list[str]]:
     """Return what the checks say, and the files that no program checks."""
-    from pgbake.cli.imaging import image_lock, images_dir, workshop
+    from pgbake.cli.imaging import images_dir, workshop
     from pgbake.events import task
-    from pgbake.formats.system import host_system
-    from pgbake.image.configuration import check_files, check_server, open_programs, trial, unread
-    from pgbake.image.stage1 import Stage1
-    from pgbake.places import cache_dir
+    from pgbake.image.configuration import check_files, check_server, has_programs, open_programs, trial, unread
 
+    image = making.image
     installed = _installed(app, image)
-    lock, system = image_lock(app), host_system()
-    stage = Stage1.of(images_dir(), lock, system, image)
-    tools = workshop(app, lock)
+    stage = making.stage1
+    tools = workshop(app, making.lock)
+    if not has_programs(images_dir(), stage):
+        making.make_stage1()
     with app.reporting() as report:
         programs = open_programs(images_dir(), stage, tools, report)
-        if programs is None:
-            stage.make(tools, app.project.mirrors, cache_dir() / "downloads", report)
-            programs = open_programs(images_dir(), stage, tools, report)
-            assert programs is not None
         with (
             task(report, "config", "check", "configuration"),
             trial(programs, image.machine, installed, images_dir(), app.store.root / "nix/store") as where,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
+from pgbake.cli.imaging import profile_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +30,10 @@ Examples:
     "--root", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
     help="Look at the tree of a machine, instead of this one.",
 )  # fmt: skip
+@profile_option
 @json_option
 @pass_app
-def command(app: App, host: bool, root: Path | None, as_json: bool) -> int:
+def command(app: App, host: bool, root: Path | None, profile: str | None, as_json: bool) -> int:
     """Hold a machine against what the definition says of the versions and clusters that are installed on it, and, in a
     project's directory and where the machine was made as its image, of that image: files that were changed, modes,
     owners, links, accounts, and the states of units. What the machine has beside is its own.
@@ -39,13 +41,12 @@ def command(app: App, host: bool, root: Path | None, as_json: bool) -> int:
     Files that are the administrator's from the first day, such as pg_hba.conf, are told too: changing them is no fault.
     The exit status is 1 where anything deviates.
     """
-    from pgbake.errors import ManifestError
     from pgbake.image.contract import drift
 
     if host and root is not None:
-        raise ManifestError("--host and --root exclude one another", hint="give one of them")
+        raise click.UsageError("--host and --root exclude one another: give one of them.")
     place = root.absolute() if root is not None else Path("/")
-    wanted = _wanted(app, place)
+    wanted = _wanted(app, place, profile)
     found = [*drift(place, wanted), *_units(place, wanted)]
     if as_json:
         app.say_json({"root": str(place), "deviations": [{"what": each.what, "found": each.found} for each in found]})
@@ -56,7 +57,7 @@ def command(app: App, host: bool, root: Path | None, as_json: bool) -> int:
     return 1 if found else 0
 
 
-def _wanted(app: App, root: Path) -> Rendered:
+def _wanted(app: App, root: Path, profile: str | None) -> Rendered:
     """Return what is declared of a machine.
 
     :raises StoreError: nothing is installed there.
@@ -77,7 +78,7 @@ def _wanted(app: App, root: Path) -> Rendered:
         )
     if not (app.has_project and below(root, PRESETS).exists()):
         return installed
-    return machine_image(app, clusters[0].name, clusters[0].port).over(installed)
+    return machine_image(app, clusters[0].name, clusters[0].port, profile).over(installed)
 
 
 def _units(root: Path, wanted: Rendered) -> Iterator[Deviation]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.configuring import TARGETS_HELP, profile_option
-from pgbake.cli.imaging import cluster_option, port_option
+from pgbake.cli.configuring import TARGETS_HELP
+from pgbake.cli.imaging import cluster_option, port_option, profile_option
 
 
 @click.command(

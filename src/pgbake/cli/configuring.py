@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from pgbake.cli.app import App
 from pgbake.errors import ManifestError
 
@@ -19,8 +17,6 @@ TARGETS_HELP = (
     "machine is what `pgbake install` makes of any machine, image a whole machine of `pgbake image`, container what a "
     "container has of it."
 )
-
-profile_option = click.option("--profile", metavar="NAME", help="Profile of the image, instead of the manifest's.")
 
 
 def rendered_target(app: App, target: str, profile: str | None, cluster: str, port: int) -> Rendered:

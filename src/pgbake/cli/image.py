@@ -14,6 +14,7 @@ COMMANDS = {
         "stage2": "Install the bundle into stage 1: a tree, and disks.",
         "check": "Hold stage 2 against its contract, without booting it.",
         "test": "Boot stage 2 in a throwaway copy, and try what it must do.",
+        "gc": "Delete stages and workshops that nobody has used for long.",
     },
     "Containers": {
         "container": "Make a container image of the bundle, or push it to a registry.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, profile_option, unchecked_option
 from pgbake.cli.installing import from_option
 from pgbake.cli.trying import Way, boot_option, timeout_option
 from pgbake.errors import PgbakeError, VerifyError
@@ -65,6 +65,7 @@ Examples:
 @boot_option
 @timeout_option
 @flavour_option
+@profile_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -82,6 +83,7 @@ def command(
     way: Way,
     timeout: int | None,
     flavour: Flavour,
+    profile: str | None,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -110,7 +112,10 @@ def command(
         raise click.UsageError("AWS takes a raw disk: leave --disk out.")
     wanted: tuple[Format, ...] = () if target == "tree" else forms or ("raw",)
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
-    chain = Chain(Making(app, path, urls, cluster, port, flavour, unchecked), path, wanted, way, timeout)
+    if target == "ami":
+        profile = profile or app.project.manifest.image.profile or "aws"
+    making = Making(app, path, urls, cluster, port, flavour, unchecked, profile)
+    chain = Chain(making, path, wanted, way, timeout)
     plan = list(chain.plan())
     if not as_json:
         for step in plan:
@@ -166,7 +171,7 @@ class Chain:
         from pgbake.cli.trying import passed_before, ways_of
 
         stage: Stage2 | None = None
-        file = lock_file(self.app)
+        file = lock_file(self.app, self.making.profile)
         if not file.exists():
             yield Step("lock", False, f"there is no {file.name}")
             yield Step("stage1", False, "its packages are not pinned yet")
@@ -247,7 +252,7 @@ class Chain:
     def _test(self, stage: Stage2, tools: Workshop, way: str) -> list[Proof]:
         from pgbake.cli.trying import try_image
 
-        proofs = try_image(self.app, stage, tools, way, self.timeout)
+        proofs = try_image(self.making, stage, tools, way, self.timeout)
         if failed := [proof for proof in proofs if proof.found]:
             raise VerifyError(
                 f"{len(failed)} of {len(proofs)} tests failed",

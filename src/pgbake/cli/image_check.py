@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, profile_option, unchecked_option
 from pgbake.cli.installing import from_option
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Examples:
     help="Tree to look at, instead of stage 2.",
 )  # fmt: skip
 @flavour_option
+@profile_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -41,6 +42,7 @@ def command(
     urls: tuple[str, ...],
     tree: Path | None,
     flavour: Flavour,
+    profile: str | None,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -57,7 +59,7 @@ def command(
     from pgbake.cli.trying import deviations_of
 
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
-    making = Making(app, path, urls, cluster, port, flavour, unchecked)
+    making = Making(app, path, urls, cluster, port, flavour, unchecked, profile)
     if tree is None:
         stage, _ = making.make_stage2()
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import flavour_option, unchecked_option
+from pgbake.cli.imaging import flavour_option, profile_option, unchecked_option
 
 if TYPE_CHECKING:
     from pgbake.machine.definition import Flavour
@@ -22,11 +22,12 @@ Examples:
   pgbake image stage1 --dry-run    say whether it would be made""",
 )
 @flavour_option
+@profile_option
 @unchecked_option
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @json_option
 @pass_app
-def command(app: App, flavour: Flavour, unchecked: bool, dry_run: bool, as_json: bool) -> None:
+def command(app: App, flavour: Flavour, profile: str | None, unchecked: bool, dry_run: bool, as_json: bool) -> None:
     """Make the tree of a machine without PostgreSQL: Debian's packages as pgbake-image.lock pins them, and the files of
     the machine definition.
 
@@ -37,7 +38,7 @@ def command(app: App, flavour: Flavour, unchecked: bool, dry_run: bool, as_json:
     """
     from pgbake.cli.imaging import Making
 
-    making = Making(app, None, flavour=flavour, unchecked=unchecked)
+    making = Making(app, None, flavour=flavour, unchecked=unchecked, profile=profile)
     stage = making.stage1
     known = stage.record is not None
     record = stage.record

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, profile_option, unchecked_option
 from pgbake.cli.installing import from_option
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ Examples:
     help="Write a disk in this form, too; may be given several times.",
 )  # fmt: skip
 @flavour_option
+@profile_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -46,6 +47,7 @@ def command(
     urls: tuple[str, ...],
     forms: tuple[Format, ...],
     flavour: Flavour,
+    profile: str | None,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -64,7 +66,7 @@ def command(
     from pgbake.cli.installing import meant_bundle
 
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
-    making = Making(app, path, urls, cluster, port, flavour, unchecked)
+    making = Making(app, path, urls, cluster, port, flavour, unchecked, profile)
     if dry_run:
         first = making.stage1
         told = first.record

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pgbake.cli.app import App, json_option, pass_app
-from pgbake.cli.imaging import cluster_option, flavour_option, port_option, unchecked_option
+from pgbake.cli.imaging import cluster_option, flavour_option, port_option, profile_option, unchecked_option
 from pgbake.cli.installing import from_option
 from pgbake.cli.trying import Way, boot_option, describe_proofs, tell_proofs, timeout_option, try_image, ways_of
 
@@ -27,6 +27,7 @@ Examples:
 @click.argument("bundle", required=False, metavar="[BUNDLE|NAME]")
 @from_option
 @flavour_option
+@profile_option
 @cluster_option
 @port_option
 @unchecked_option
@@ -39,6 +40,7 @@ def command(
     bundle: str | None,
     urls: tuple[str, ...],
     flavour: Flavour,
+    profile: str | None,
     cluster: str,
     port: int,
     unchecked: bool,
@@ -63,8 +65,9 @@ def command(
     from pgbake.cli.installing import meant_bundle
 
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
-    stage, tools = Making(app, path, urls, cluster, port, flavour, unchecked).make_stage2()
-    proofs = {each: try_image(app, stage, tools, each, timeout) for each in ways_of(way)}
+    making = Making(app, path, urls, cluster, port, flavour, unchecked, profile)
+    stage, tools = making.make_stage2()
+    proofs = {each: try_image(making, stage, tools, each, timeout) for each in ways_of(way)}
     failed = any(proof.found for each in proofs.values() for proof in each)
     if as_json:
         told = [answer for boot, each in proofs.items() for answer in describe_proofs(boot, each)]

@@ -31,6 +31,7 @@ flavour_option = click.option(
     "--flavour", type=click.Choice(["bundle", "deb"]), default="bundle", show_default=True,
     help="Whose PostgreSQL it has: the bundle's, or Debian's with the extensions that `pgbake deb` packs.",
 )  # fmt: skip
+profile_option = click.option("--profile", metavar="NAME", help="Profile of the image, instead of the manifest's.")
 unchecked_option = click.option("--unchecked", is_flag=True, help="Take a bundle whose checks have not passed, too.")
 
 
@@ -62,7 +63,8 @@ def lock_file(app: App, profile: str | None = None) -> Path:
     from pgbake.image.lock import IMAGE_LOCK_NAME
 
     name = Path(IMAGE_LOCK_NAME)
-    return app.project.directory / (f"{name.stem}-{profile}{name.suffix}" if profile is not None else name)
+    is_manifests = profile in (None, app.project.manifest.image.profile)
+    return app.project.directory / (name if is_manifests else f"{name.stem}-{profile}{name.suffix}")
 
 
 def resolved(app: App, before: ImageLock | None = None, profile: str | None = None) -> ImageLock:
@@ -172,6 +174,11 @@ class Making:
     profile: str | None = None
 
     @cached_property
+    def image(self) -> MachineImage:
+        """What the machine definition says of it."""
+        return machine_image(self.app, self.cluster, self.port, self.profile)
+
+    @cached_property
     def lock(self) -> ImageLock:
         """The lock of images; it holds the packages of the conventional flavour where that is made."""
         from pgbake.formats.system import host_system
@@ -200,9 +207,8 @@ class Making:
 
         bundle = require_built(self.app)
         require_checked(self.app, bundle.path, "packaged", unchecked=self.unchecked)
-        cluster = machine_image(self.app, self.cluster, self.port).cluster
         with self.app.reporting() as report:
-            return Conventional.of(packer_of(self.app, None), cluster, images_dir() / "debs", report)
+            return Conventional.of(packer_of(self.app, None), self.image.cluster, images_dir() / "debs", report)
 
     @property
     def stage1(self) -> Stage1:
@@ -211,15 +217,16 @@ class Making:
         from pgbake.image.stage1 import Stage1
 
         debs = None if self.conventional is None else self.conventional.debs
-        image = machine_image(self.app, self.cluster, self.port, self.profile)
-        return Stage1.of(images_dir(), self.lock, host_system(), image, debs)
+        return Stage1.of(images_dir(), self.lock, host_system(), self.image, debs)
 
     def make_stage1(self) -> tuple[Stage1, Record]:
         """Return stage 1, after making it if need be."""
+        from pgbake.image.kept import use
         from pgbake.places import cache_dir
 
         stage = self.stage1
         if (record := stage.record) is not None:
+            use(stage.directory)
             return stage, record
         tools = workshop(self.app, self.lock)
         with self.app.reporting() as report:
@@ -234,7 +241,7 @@ class Making:
         from pgbake.machine.definition import render
 
         assert self.bundle is not None
-        cluster = machine_image(self.app, self.cluster, self.port).cluster
+        cluster = self.image.cluster
         # Whatever the machine definition says of it, for a locale that is as good as any here.
         how = repr((self.flavour, render([cluster.major], [cluster], cluster.major)))
         return Stage2.of(images_dir(), self.stage1, told, self.bundle, how, migrations(self.app), self.conventional)

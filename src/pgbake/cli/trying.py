@@ -20,6 +20,7 @@ from pgbake.cli.app import App
 from pgbake.cli.imaging import tests_dir
 
 if TYPE_CHECKING:
+    from pgbake.cli.imaging import Making
     from pgbake.image.contract import Deviation
     from pgbake.image.stage2 import Stage2
     from pgbake.image.verify import Proof
@@ -75,7 +76,7 @@ def passed_before(app: App, stage: Stage2, way: str) -> bool:
     return record is not None and record.tried == _tried(app)
 
 
-def try_image(app: App, stage: Stage2, tools: Workshop, way: str, timeout: float | None) -> list[Proof]:
+def try_image(making: Making, stage: Stage2, tools: Workshop, way: str, timeout: float | None) -> list[Proof]:
     """Boot an image in one way and try it; keep that it has passed, where it has.
 
     :param timeout: seconds that each machine may take to come up; None: what the way mostly needs, and more.
@@ -84,8 +85,8 @@ def try_image(app: App, stage: Stage2, tools: Workshop, way: str, timeout: float
     from pgbake.files import write_whole
 
     limit = timeout or _LIMITS[way]
-    tried = _tried(app)
-    proofs = list((_in_nspawn if way == "nspawn" else _in_qemu)(app, stage, tools, limit))
+    tried = _tried(making.app)
+    proofs = list((_in_nspawn if way == "nspawn" else _in_qemu)(making, stage, tools, limit))
     file = stage.directory / f"passed-{way}.json"
     if any(proof.found for proof in proofs):
         file.unlink(missing_ok=True)
@@ -117,12 +118,13 @@ def tell_proofs(app: App, way: str, proofs: list[Proof]) -> None:
             app.say(f"        {line}")
 
 
-def _in_nspawn(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator[Proof]:
+def _in_nspawn(making: Making, stage: Stage2, tools: Workshop, limit: float) -> Iterator[Proof]:
     from pgbake.events import task
     from pgbake.image.boot import booted
     from pgbake.image.own_tests import sql_tests, testinfra
     from pgbake.image.verify import Proof, check_machine
 
+    app = making.app
     tests = tests_dir(app)
     wanted, clusters = stage.wanted()
     with (
@@ -136,15 +138,16 @@ def _in_nspawn(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterat
         yield from testinfra(machine, tests)
 
 
-def _in_qemu(app: App, stage: Stage2, tools: Workshop, limit: float) -> Iterator[Proof]:
-    from pgbake.cli.imaging import image_lock, workshop
+def _in_qemu(making: Making, stage: Stage2, tools: Workshop, limit: float) -> Iterator[Proof]:
+    from pgbake.cli.imaging import workshop
     from pgbake.events import PhaseChanged, task
     from pgbake.image.emulate import Emulator
     from pgbake.image.kept import throwaway
     from pgbake.image.verify_disk import check_disk, check_without_cloud
 
+    app = making.app
     wanted, clusters = stage.wanted()
-    emulating = workshop(app, image_lock(app), emulator=True)
+    emulating = workshop(app, making.lock, emulator=True)
     with app.reporting() as report:
         (disk,) = stage.disks(tools, app.project.manifest.image.bytes, ["raw"], report)
     with (

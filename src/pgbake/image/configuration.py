@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import msgspec
 from pgbake.events import Sink, task
 from pgbake.files import write_whole
 from pgbake.image import tree
-from pgbake.image.kept import bench_for, read_record
+from pgbake.image.kept import bench_for, read_record, throwaway, use
 from pgbake.image.stage1 import Record, Stage1
 from pgbake.image.workshop import Workshop
 from pgbake.machine.accounts import account_lines
@@ -72,6 +71,12 @@ def kept_stage1(images: Path, stage: Stage1) -> tuple[Path, Record] | None:
     return None
 
 
+def has_programs(images: Path, stage: Stage1) -> bool:
+    """Whether the programs of an image are at hand, unpacked or in some stage 1."""
+    directory = images / f"programs-{stage.packages}"
+    return read_record(directory / "whole.json", _Whole) is not None or kept_stage1(images, stage) is not None
+
+
 def _record(directory: Path) -> Record | None:
     try:
         return msgspec.json.decode((directory / "stage1.json").read_bytes(), type=Record)
@@ -79,16 +84,16 @@ def _record(directory: Path) -> Record | None:
         return None
 
 
-def open_programs(images: Path, stage: Stage1, workshop: Workshop, report: Sink) -> Path | None:
-    """Return the tree with the programs of an image, after unpacking it if need be; None where no stage 1 has them.
+def open_programs(images: Path, stage: Stage1, workshop: Workshop, report: Sink) -> Path:
+    """Return the tree with the programs of an image, after unpacking it if need be.
 
+    :param stage: whose programs; they are at hand, see :func:`has_programs`.
     :raises PgbakeError: the disk is full.
     """
     directory = images / f"programs-{stage.packages}"
     if read_record(directory / "whole.json", _Whole) is None:
         found = kept_stage1(images, stage)
-        if found is None:
-            return None
+        assert found is not None
         made, record = found
         with bench_for(directory, "whole.json") as bench:
             if bench is not None:
@@ -97,6 +102,7 @@ def open_programs(images: Path, stage: Stage1, workshop: Workshop, report: Sink)
                     for path in record.files:
                         below(root, path).unlink(missing_ok=True)
                     write_whole(bench / "whole.json", msgspec.json.encode(_Whole(record.key)))
+    use(directory)
     return directory / "root"
 
 
@@ -151,8 +157,7 @@ def trial(lower: Path, rendered: Rendered, installed: Iterable[Part], scratch: P
     :param scratch: a directory for what is thrown away; it is on the file system of the tree.
     :param store: the directory that is shown as ``/nix/store``.
     """
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="trial-", ignore_cleanup_errors=True) as name:
-        top = Path(name)
+    with throwaway(scratch) as top:
         for made in ("upper/etc", "work", "root"):
             (top / made).mkdir(parents=True)
         for opened in (top, top / "upper", top / "root"):

@@ -1,4 +1,7 @@
-"""Directories that are made once, named by what they are made of, and kept; a record says that one is whole."""
+"""Directories that are made once, named by what they are made of, and kept; a record says that one is whole.
+
+The time of a directory tells when it was last used, and a lock on it that it is in use; see :func:`use`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +18,14 @@ import msgspec
 
 from pgbake.errors import CommandError, StoreError, host_error
 from pgbake.store.local import remove_tree
-from pgbake.store.locks import held_directory, path_lock
+from pgbake.store.locks import Unwanted, acquire, held_directory, path_lock
 from pgbake.store.locks import silent as silent_wait
+from pgbake.store.usage import DiskUsage
 
 T = TypeVar("T")
+#: What is kept in a directory of images; one of a killed run ends with ``.new``.
+_KEPT = ("stage1-*", "stage2-*", "programs-*", "workshop-*", "debs/*")
+_THROWAWAY = "boot-*"
 
 
 def read_record(file: Path, kind: type[T]) -> T | None:
@@ -73,11 +81,11 @@ def throwaway(parent: Path) -> Iterator[Path]:
 
     It is locked meanwhile, so that those of killed runs are known, and removed, too.
     """
-    for left in parent.glob("boot-*"):
+    for left in parent.glob(_THROWAWAY):
         if (held := held_directory(left)) is not None:
             remove_tree(left)
             os.close(held)
-    directory = Path(tempfile.mkdtemp(dir=parent, prefix="boot-"))
+    directory = Path(tempfile.mkdtemp(dir=parent, prefix=_THROWAWAY.rstrip("*")))
     held = held_directory(directory)
     try:
         yield directory
@@ -85,3 +93,59 @@ def throwaway(parent: Path) -> Iterator[Path]:
         remove_tree(directory)
         if held is not None:
             os.close(held)
+
+
+def use(directory: Path) -> None:
+    """Note that a directory is used now, and keep it from :func:`collect` as long as this process lives."""
+    os.utime(directory)
+    acquire(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), shared=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A directory that nobody needs any more.
+
+    :param freed: bytes on disk.
+    """
+
+    directory: Path
+    freed: int
+
+
+def collect(images: Path, before: float, *, dry_run: bool) -> list[Unused]:
+    """Remove what was not used since a time and is not in use, and what killed runs have left; return that, by name.
+
+    :param before: in Unix seconds.
+    :param dry_run: remove nothing.
+    :raises HostError: something cannot be removed.
+    """
+    kept = {directory for pattern in _KEPT for directory in images.glob(pattern) if directory.is_dir()}
+    thrown = {*images.glob(_THROWAWAY), *(place for top in kept for place in top.glob(_THROWAWAY))}
+    try:
+        found = [_collect(directory, before, dry_run) for directory in sorted(kept)]
+        found += [_collect(directory, float("inf"), dry_run) for directory in sorted(thrown) if directory.exists()]
+    except OSError as error:
+        raise host_error(error, f"cannot remove {error.filename or images}") from error
+    return [unused for unused in found if unused is not None]
+
+
+def _collect(directory: Path, before: float, dry_run: bool) -> Unused | None:
+    if directory.suffix == ".new":
+        # Who makes it holds the lock of what it will be.
+        with suppress(Unwanted), path_lock(directory.with_suffix(""), silent_wait, lambda: True):
+            return _remove(directory, dry_run)
+        return None
+    if directory.stat().st_mtime >= before or (held := held_directory(directory)) is None:
+        return None
+    try:
+        return _remove(directory, dry_run)
+    finally:
+        os.close(held)
+
+
+def _remove(directory: Path, dry_run: bool) -> Unused:
+    usage = DiskUsage(directory / ".links")
+    usage.add(directory)
+    if not dry_run:
+        remove_tree(directory)
+    return Unused(directory, usage.freed)

@@ -28,7 +28,7 @@ from pgbake.events import PhaseChanged, Sink, task
 from pgbake.files import write_whole
 from pgbake.formats.system import System
 from pgbake.image import contract, tree
-from pgbake.image.kept import bench_for, read_record
+from pgbake.image.kept import bench_for, read_record, use
 from pgbake.image.lock import ImageLock, binaries_of, pins_of
 from pgbake.image.workshop import Workshop
 from pgbake.inputs.fetch import fetch
@@ -153,14 +153,14 @@ class Stage1:
 
         :raises PgbakeError: a package cannot be had or installed, or the disk is full.
         """
-        if (record := self.record) is not None:
-            return record
-        with bench_for(self.directory, _RECORD) as bench:
-            if bench is not None:
-                debs = {**fetch(self.pins, mirrors, downloads, report), **self.debs}
-                programs = fetch(self.binaries, mirrors, downloads, report)
-                with task(report, "stage1", "pack", f"stage 1 of {len(debs)} packages"):
-                    self._make(workshop, bench, debs, programs, report)
+        if self.record is None:
+            with bench_for(self.directory, _RECORD) as bench:
+                if bench is not None:
+                    debs = {**fetch(self.pins, mirrors, downloads, report), **self.debs}
+                    programs = fetch(self.binaries, mirrors, downloads, report)
+                    with task(report, "stage1", "pack", f"stage 1 of {len(debs)} packages"):
+                        self._make(workshop, bench, debs, programs, report)
+        use(self.directory)
         record = self.record
         assert record is not None
         return record

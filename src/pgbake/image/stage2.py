@@ -27,7 +27,7 @@ from pgbake.formats.storepath import StorePath
 from pgbake.image import tree
 from pgbake.image.conventional import Conventional
 from pgbake.image.disk import Format, convert, write_disk
-from pgbake.image.kept import bench_for, read_record
+from pgbake.image.kept import bench_for, read_record, use
 from pgbake.image.migrations import Migration, migration_parts, prove
 from pgbake.image.stage1 import Record as Stage1Record
 from pgbake.image.stage1 import Stage1, installed
@@ -128,20 +128,20 @@ class Stage2:
         :raises PgbakeError: the bundle cannot be installed, a migration fails, something is left in the tree that must
             not be, or the disk is full; nothing is kept then.
         """
-        if (record := self.record) is not None:
-            return record
-        with bench_for(self.directory, _RECORD) as bench:
-            if bench is not None:
-                with task(report, "stage2", "pack", f"stage 2: {self.bundle.name}"):
-                    report(PhaseChanged("stage2", "unpack"))
-                    root = tree.unpack(workshop, self.stage1.tar, bench)
-                    report(PhaseChanged("stage2", "install"))
-                    install(root)
-                    if self.migrations:
-                        report(PhaseChanged("stage2", "migrate"))
-                        self._migrate(root, bench)
-                    report(PhaseChanged("stage2", "tidy"))
-                    self._finish(bench, root, told)
+        if self.record is None:
+            with bench_for(self.directory, _RECORD) as bench:
+                if bench is not None:
+                    with task(report, "stage2", "pack", f"stage 2: {self.bundle.name}"):
+                        report(PhaseChanged("stage2", "unpack"))
+                        root = tree.unpack(workshop, self.stage1.tar, bench)
+                        report(PhaseChanged("stage2", "install"))
+                        install(root)
+                        if self.migrations:
+                            report(PhaseChanged("stage2", "migrate"))
+                            self._migrate(root, bench)
+                        report(PhaseChanged("stage2", "tidy"))
+                        self._finish(bench, root, told)
+        use(self.directory)
         record = self.record
         assert record is not None
         return record

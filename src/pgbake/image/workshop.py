@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pgbake.errors import HostError
 from pgbake.events import Sink
-from pgbake.image.kept import bench_for
+from pgbake.image.kept import bench_for, use
 from pgbake.inputs.buildroot import make_build_root
 from pgbake.inputs.fetch import fetch
 from pgbake.inputs.mirrors import Mirrors
@@ -94,4 +94,5 @@ def open_workshop(images: Path, pins: Mapping[str, Pin], mirrors: Mirrors, downl
         with bench_for(tree, "usr") as bench:
             if bench is not None:
                 make_build_root(fetch(pins, mirrors, downloads, report), bench, report)
+    use(tree)
     return Workshop(tree)

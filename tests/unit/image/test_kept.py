@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from pgbake.errors import CommandError, HostError, StoreError
-from pgbake.image.kept import bench_for, read_record, throwaway
+from pgbake.image.kept import bench_for, collect, read_record, throwaway
 from pgbake.run import run
 
 
@@ -69,3 +72,48 @@ def test_what_a_killed_boot_has_left_goes_and_another_that_runs_stays(tmp_path: 
     with throwaway(tmp_path) as one, throwaway(tmp_path) as other:
         assert {one, other} == set(tmp_path.iterdir())
     assert list(tmp_path.iterdir()) == []
+
+
+#: Notes that a directory is used, and waits.
+USES = """
+import sys
+from pathlib import Path
+from pgbake.image.kept import use
+use(Path(sys.argv[1]))
+print(flush=True)
+input()
+"""
+
+
+def test_what_nobody_has_used_goes_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    names = ("stage1-old", "stage1-new", "stage2-used", "workshop-old", "debs/old", "other-old", "stage2-half.new")
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "content").write_bytes(bytes(10_000))
+        os.utime(tmp_path / name, (1000, 3000 if name.endswith("new") else 1000))
+    (tmp_path / "stage1-new/boot-killed").mkdir()
+    os.utime(tmp_path / "stage1-new", (3000, 3000))
+    command = [sys.executable, "-c", USES, str(tmp_path / "stage2-used")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None and user.stdout.readline()
+        assert (tmp_path / "stage2-used").stat().st_mtime > 3000
+        os.utime(tmp_path / "stage2-used", (1000, 1000))
+        gone = {"debs/old", "stage1-new/boot-killed", "stage1-old", "stage2-half.new", "workshop-old"}
+        for dry_run in (True, False):
+            found = collect(tmp_path, 2000, dry_run=dry_run)
+            assert {str(each.directory.relative_to(tmp_path)) for each in found} == gone
+            assert all(each.freed >= 10_000 for each in found if "boot" not in each.directory.name)
+            assert not dry_run or all((tmp_path / name).exists() for name in names)
+        assert {path.name for path in tmp_path.iterdir()} == {"debs", "stage1-new", "stage2-used", "other-old"}
+        user.communicate(b"\n")
+    assert [each.directory.name for each in collect(tmp_path, 2000, dry_run=False)] == ["stage2-used"]
+
+
+def test_what_is_being_made_stays(tmp_path: Path) -> None:
+    with bench_for(tmp_path / "stage1-one", "record") as bench:
+        assert bench is not None
+        assert collect(tmp_path, 1e12, dry_run=False) == []
+        (bench / "record").write_text("{}")
+    with throwaway(tmp_path) as boot:
+        assert [each.directory.name for each in collect(tmp_path, 1e12, dry_run=False)] == ["stage1-one"]
+        assert boot.exists()
