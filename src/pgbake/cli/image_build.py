@@ -115,6 +115,7 @@ def command(
     if target == "ami":
         profile = profile or app.project.manifest.image.profile or "aws"
     making = Making(app, path, urls, cluster, port, flavour, unchecked, profile)
+    making.require_bootable()
     chain = Chain(making, path, wanted, way, timeout)
     plan = list(chain.plan())
     if not as_json:

@@ -67,6 +67,8 @@ def command(
 
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=dry_run)
     making = Making(app, path, urls, cluster, port, flavour, unchecked, profile)
+    if forms:
+        making.require_bootable()
     if dry_run:
         first = making.stage1
         told = first.record

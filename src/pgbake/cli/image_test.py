@@ -66,6 +66,7 @@ def command(
 
     path = meant_bundle(app, app, bundle, urls, only_cached=True, dry_run=False)
     making = Making(app, path, urls, cluster, port, flavour, unchecked, profile)
+    making.require_bootable()
     stage, tools = making.make_stage2()
     proofs = {each: try_image(making, stage, tools, each, timeout) for each in ways_of(way)}
     failed = any(proof.found for each in proofs.values() for proof in each)

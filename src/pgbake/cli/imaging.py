@@ -178,6 +178,15 @@ class Making:
         """What the machine definition says of it."""
         return machine_image(self.app, self.cluster, self.port, self.profile)
 
+    def require_bootable(self) -> None:
+        """Refuse where it is no machine that boots.
+
+        :raises UsageError: its profile is one of containers.
+        """
+        if self.image.is_supervised:
+            name = self.profile or self.app.project.manifest.image.profile
+            raise click.UsageError(f'The profile "{name}" is for containers, which do not boot: see --target aio.')
+
     @cached_property
     def lock(self) -> ImageLock:
         """The lock of images; it holds the packages of the conventional flavour where that is made."""
