@@ -57,6 +57,18 @@ def describe_status(status: int) -> str:
     return f"exited with status {status}"
 
 
+def state_of(pid: int) -> str | None:
+    """Return the state of a process as proc(5) has it, such as R, S, or Z where it is dead and not reaped yet; None of
+    one that is not there.
+
+    The init of some containers takes seconds to reap.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return None
+
+
 def missing_program(name: str) -> HostError:
     """Return the error for a program that is not installed, with the package that brings it."""
     package = PACKAGE_OF_PROGRAM.get(name)

@@ -17,6 +17,7 @@ from pathlib import Path
 from pgbake.bundle.receipt import Receipt
 from pgbake.errors import ServerError
 from pgbake.files import write_whole
+from pgbake.run import state_of
 from pgbake.store.local import remove_tree
 
 SUPERUSER = "postgres"
@@ -38,17 +39,15 @@ def postmaster(data: Path) -> int | None:
 def await_burial(data: Path) -> None:
     """Wait while the last server of a data directory is dead but not yet reaped by its parent.
 
-    PostgreSQL takes its pid, which still exists, for a running server. The init of some containers takes
-    seconds to reap.
+    PostgreSQL takes its pid, which still exists, for a running server.
     """
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         try:
-            pid = (data / "postmaster.pid").read_text().split()[0]
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
+            pid = int((data / "postmaster.pid").read_text().split()[0])
+        except (OSError, ValueError, IndexError):
             return
-        if state != "Z":
+        if state_of(pid) != "Z":
             return
         time.sleep(0.1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pgbake.errors import HostError
 from pgbake.machine.definition import GroupRow, UserRow
-from pgbake.run import run
+from pgbake.run import run, state_of
 
 
 def _entries(root: Path, file: str) -> dict[str, list[str]]:
@@ -102,7 +102,7 @@ def _sweep(root: Path) -> None:
     for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid"):
         for left in (root / "etc").glob(f"{name}.[0-9]*"):
             number = left.name.removeprefix(f"{name}.")
-            if number.isdecimal() and not Path("/proc", number).exists():
+            if number.isdecimal() and state_of(int(number)) in (None, "Z"):
                 left.unlink(missing_ok=True)
 
 

@@ -62,8 +62,15 @@ def test_install_and_uninstall_leave_a_tree_as_it_was(shelf: Shelf, tree: Path) 
     damaged = shelf.pgbake("--store", tree, "verify", "--no-contents", check=False)
     assert damaged.returncode == 1 and "/usr/bin/psql" in damaged.stdout
     shelf.pgbake("install", shelf.bundle, "--root", tree, "--unchecked")
+    record = tree / "nix/var/pgbake/machine.json"
+    recorded = record.read_bytes()
     shelf.pgbake("uninstall", "--root", tree)
     assert snapshot(tree) == before
+    # Killed when all was gone but the record: nothing is wrong, and the next command takes it away.
+    record.write_bytes(recorded)
+    assert shelf.pgbake("--store", tree, "verify").returncode == 0
+    shelf.pgbake("uninstall", "--root", tree)
+    assert not record.exists() and snapshot(tree) == before
 
 
 def test_what_is_in_the_way_is_named_and_kept(shelf: Shelf, tree: Path) -> None:
@@ -209,12 +216,15 @@ def kills(shelf: Shelf, tree: Path, points: int, chance: random.Random) -> None:
             if new is not None:
                 # psql of the state that is current answers, old or new.
                 chroot(tree, "/usr/lib/postgresql/15/bin/psql", "--version")
+            said = ""
             if command[0] != "uninstall" and new == old:
                 shelf.pgbake(*command)
             elif command[0] == "uninstall" and (new is not None or snapshot(tree) != empty):
-                assert shelf.pgbake(*command, check=False).returncode in (0, 2)
+                again = shelf.pgbake(*command, check=False)
+                assert again.returncode in (0, 2)
+                said = again.stderr
             with LocalStore(tree) as store:
-                assert Installation(store, silent).inspect() == [], command
+                assert Installation(store, silent).inspect() == [], (command, said)
         assert snapshot(tree) == empty
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,10 @@ def test_numbers_are_given_once() -> None:
 def test_what_a_killed_tool_has_left_goes(root: Path) -> None:
     dead, alive = root / "etc/passwd.4194305", root / f"etc/group.{os.getpid()}"  # no process has the first number
     own = root / "etc/passwd.old"
-    for file in (dead, alive, own):
-        file.write_text("")
-    make_accounts(root, GROUPS, USERS)
-    assert not dead.exists() and alive.exists() and own.exists()
+    with subprocess.Popen(["true"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        unreaped = root / f"etc/shadow.{process.pid}"
+        for file in (dead, alive, own, unreaped):
+            file.write_text("")
+        make_accounts(root, GROUPS, USERS)
+    assert not dead.exists() and not unreaped.exists() and alive.exists() and own.exists()
