@@ -108,11 +108,12 @@ def test_an_image_from_manifest_to_booted_machine(project: TestProject) -> None:
 
 
 @pytest.mark.timeout(3600)
-def test_a_disk_boots_serves_and_loses_nothing(project: TestProject) -> None:
-    made = project.json("image", "stage2", "--unchecked", "--disk", "raw")
+@pytest.mark.parametrize("kind", [(), ("--flavour", "deb", "--profile", "aws")], ids=["bundle", "debian-in-aws"])
+def test_a_disk_boots_serves_and_loses_nothing(project: TestProject, kind: tuple[str, ...]) -> None:
+    made = project.json("image", "stage2", "--unchecked", *kind, "--disk", "raw")
     (disk,) = map(Path, made["disks"])
     before = digest(disk)
-    proofs = project.json("image", "test", "--unchecked", "--boot", "qemu", "--timeout", "900")["proofs"]
+    proofs = project.json("image", "test", "--unchecked", *kind, "--boot", "qemu", "--timeout", "900")["proofs"]
     assert {proof["boot"] for proof in proofs} == {"qemu"}
     assert [(proof["name"], proof["found"]) for proof in proofs] == [
         (name, []) for name in (

@@ -141,6 +141,7 @@ def _in_nspawn(making: Making, stage: Stage2, tools: Workshop, limit: float) -> 
 def _in_qemu(making: Making, stage: Stage2, tools: Workshop, limit: float) -> Iterator[Proof]:
     from pgbake.cli.imaging import workshop
     from pgbake.events import PhaseChanged, task
+    from pgbake.image.clouds import CLOUDS
     from pgbake.image.emulate import Emulator
     from pgbake.image.kept import throwaway
     from pgbake.image.verify_disk import check_disk, check_without_cloud
@@ -156,7 +157,7 @@ def _in_qemu(making: Making, stage: Stage2, tools: Workshop, limit: float) -> It
         task(report, "qemu", "check", f"boot of {stage.bundle.name} in QEMU"),
     ):
         kernel, initrd = ((stage.root / link).resolve() for link in ("vmlinuz", "initrd.img"))
-        emulator = Emulator(emulating, disk, kernel, initrd, clusters[0].port, bench)
+        emulator = Emulator(emulating, disk, kernel, initrd, clusters[0].port, bench, CLOUDS[making.image.cloud]())
         emulator.choose_accelerator()
         for each in chain(
             check_disk(emulator, stage.root, stage.stage1, wanted, clusters, stage.migrations, limit),

@@ -95,6 +95,7 @@ def _booted(workshop: Workshop, tree: Path, top: Path, limit: float) -> Iterator
         str(loader), "--library-path", f"{libraries}/systemd:{libraries}", f"{workshop.tree}/usr/bin/systemd-nspawn",
         "--quiet", "--boot", "--register=no", "--keep-unit", "--private-network", f"--directory={root}",
         f"--machine=pgbake-{os.getpid()}", "--console=pipe", "--kill-signal=SIGRTMIN+4", "--link-journal=no",
+        "cloud-init=disabled",  # no cloud is here, and some profiles would wait for theirs
     ]  # fmt: skip
     layers = f"lowerdir={tree},upperdir={top}/upper,workdir={top}/work"
     # A hybrid hierarchy of control groups, which some machines have, is not what systemd of today knows.

@@ -1,11 +1,11 @@
 """Booting a disk in QEMU, from its firmware on: a throwaway overlay of it, in namespaces without network.
 
-QEMU and its firmware come from the emulator's packages in the lock of images. What a cloud would give to cloud-init is
-on a second disk: a user and its key, which exist for this one machine. Two of the machine's ports are forwarded to
-loopback of the namespace that it runs in, where nobody else is. On disk, in a directory that is deleted at the end::
+QEMU and its firmware come from the emulator's packages in the lock of images. It is given what a cloud would give to
+cloud-init (`pgbake.image.clouds`): a user and its key, which exist for this one machine. Two of the machine's ports are
+forwarded to loopback of the namespace that it runs in, where nobody else is. On disk, in a directory that is deleted at
+the end::
 
     overlay.qcow2     what the machine writes, upon the disk
-    seed.img          cloud-init's data (NoCloud)
     key, known_hosts  for the secure shell
     vars.fd           what UEFI remembers
     console           what the machine has said
@@ -29,6 +29,7 @@ from typing import Literal
 
 from pgbake.errors import ServerError
 from pgbake.image.boot import SHOWN_OF_CONSOLE, Machine
+from pgbake.image.clouds import Cloud
 from pgbake.image.disk import ROOT_BEGIN
 from pgbake.image.workshop import Workshop
 from pgbake.run import Completed, run
@@ -52,6 +53,7 @@ class Emulator:
     :param kernel: the kernel of the disk's tree, and ``initrd`` its initial file system.
     :param port: that the machine's server listens on.
     :param bench: an empty directory.
+    :param cloud: where the machine believes that it is.
     """
 
     tools: Workshop
@@ -60,6 +62,7 @@ class Emulator:
     initrd: Path
     port: int
     bench: Path
+    cloud: Cloud
     accelerator: Literal["kvm", "tcg"] = "tcg"
 
     def lay_out(self, size: int) -> None:
@@ -79,15 +82,7 @@ class Emulator:
             "shell": "/bin/sh", "lock_passwd": True,
         }  # fmt: skip
         host = {"ed25519_private": keys["host"].secret.decode(), "ed25519_public": keys["host"].public}
-        data = {"users": [user], "ssh_keys": host}
-        (self.bench / "user-data").write_text("#cloud-config\n" + json.dumps(data))
-        (self.bench / "meta-data").write_text("instance-id: pgbake-verify\nlocal-hostname: verify\n")
-        for command in (
-            ["truncate", "-s", "1M", "seed.img"],
-            ["mkfs.vfat", "-n", "CIDATA", "seed.img"],
-            ["mcopy", "-i", "seed.img", "user-data", "meta-data", "::"],
-        ):
-            self.tools.run(command, self.bench)
+        self.cloud.lay_out(self.tools, self.bench, {"users": [user], "ssh_keys": host})
         shutil.copyfile(self.tools.tree / _OVMF / "OVMF_VARS_4M.fd", self.bench / "vars.fd")
 
     def choose_accelerator(self) -> None:
@@ -113,14 +108,15 @@ class Emulator:
         shown = {self.disk: _DISK}
         words = ["-drive", "file=overlay.qcow2,format=qcow2,if=virtio"]
         if cloud:
-            words += ["-drive", "file=seed.img,format=raw,if=virtio,readonly=on"]
+            words += self.cloud.words
         if firmware == "uefi":
             words += ["-drive", f"if=pflash,format=raw,readonly=on,file=/{_OVMF}/OVMF_CODE_4M.fd"]
             words += ["-drive", "if=pflash,format=raw,file=vars.fd"]
         elif firmware == "kernel":
             shown |= {self.kernel: _KERNEL, self.initrd: _INITRD}
-            words += ["-kernel", _KERNEL, "-initrd", _INITRD, "-append", "root=LABEL=root rw console=ttyS0,115200n8"]
-        with self._started(words, shown) as machine:
+            told = f"root=LABEL=root rw console=ttyS0,115200n8 {'' if cloud else self.cloud.absent}"
+            words += ["-kernel", _KERNEL, "-initrd", _INITRD, "-append", told]
+        with self._started(words, shown, self.cloud.network if cloud else "") as machine:
             if cloud:
                 machine.await_start(limit)
             else:
@@ -173,7 +169,7 @@ class Emulator:
         (self.bench / "left.raw").unlink()
 
     @contextmanager
-    def _started(self, words: Sequence[str], shown: Mapping[Path, str]) -> Iterator[Emulated]:
+    def _started(self, words: Sequence[str], shown: Mapping[Path, str], network: str = "") -> Iterator[Emulated]:
         accelerator = "kvm" if self.accelerator == "kvm" else "tcg,thread=multi"
         forwards = ",".join(
             f"hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in ((_SSH, 22), (SQL_PORT, self.port))
@@ -181,7 +177,7 @@ class Emulator:
         command = [
             "qemu-system-x86_64", "-M", "q35", "-m", _MEMORY, "-smp", str(min(2, os.cpu_count() or 1)),
             "-accel", accelerator, "-display", "none", "-serial", "file:console", "-qmp", "stdio",
-            "-device", "virtio-rng-pci", "-netdev", f"user,id=net,restrict=on,{forwards}",
+            "-device", "virtio-rng-pci", "-netdev", f"user,id=net,restrict=on{network},{forwards}",
             "-device", "virtio-net-pci,netdev=net", *words,
         ]  # fmt: skip
         console = self.bench / "console"

@@ -96,7 +96,9 @@ def load_image_lock(file: Path, manifest: Manifest, image: MachineImage) -> Imag
 
     :raises LockError: it is missing, damaged, of another version, or made for another manifest.
     """
-    hint = "make it with `pgbake image lock`"
+    profile = file.stem.removeprefix(Path(IMAGE_LOCK_NAME).stem).lstrip("-")
+    command = f"`pgbake image lock{f' --profile {profile}' if profile else ''}`"
+    hint = f"make it with {command}"
     try:
         lock = msgspec.json.decode(read_small_file(file, _LARGEST), type=ImageLock)
     except FileNotFoundError:
@@ -110,7 +112,7 @@ def load_image_lock(file: Path, manifest: Manifest, image: MachineImage) -> Imag
     brought = {each.name: each.binary.sha256 for each in image.services if each.binary is not None}
     pinned = {name: pin.sha256 for name, pin in lock.binaries.items()}
     if (lock.wants, lock.platform, pinned) != (wants(manifest, image), _platform(manifest), brought):
-        raise LockError(f"{file} does not fit the manifest any more", hint="run `pgbake image lock`")
+        raise LockError(f"{file} does not fit the manifest any more", hint=f"run {command}")
     return lock
 
 

@@ -50,7 +50,9 @@ def check_disk(
     emulator.lay_out(size)
     cluster = clusters[0]
     with emulator.booted("uefi", limit) as machine:
-        yield Proof("boot by UEFI, with a cloud", note=f"{machine.seconds:.0f} s, {emulator.accelerator}")
+        cloud = machine.run("cloud-id", check=False).stdout.strip() or "none"
+        strange = () if cloud == emulator.cloud.id else (f"cloud-init has found the cloud {cloud}",)
+        yield Proof("boot by UEFI, with a cloud", strange, f"{machine.seconds:.0f} s, {emulator.accelerator}")
         yield from check_running(machine, stage1, wanted, clusters, migrations)
         yield Proof("growth", tuple(_small(machine, size)))
         client = Client(machine, root, cluster)

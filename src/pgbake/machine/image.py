@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -54,6 +55,7 @@ class Profile(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True)
     :param settings: PostgreSQL's.
     :param first: lines of pg_hba.conf.
     :param supervised: whether services are run by s6, and not by systemd.
+    :param cloud: whose data cloud-init asks for, of `pgbake.image.clouds`.
     """
 
     about: str
@@ -64,6 +66,7 @@ class Profile(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True)
     settings: dict[str, str] = msgspec.field(default_factory=dict)
     first: tuple[str, ...] = ()
     supervised: bool = False
+    cloud: Literal["nocloud", "ec2"] = "nocloud"
 
 
 def profiles() -> tuple[str, ...]:
@@ -126,6 +129,11 @@ class MachineImage:
     def run(self) -> tuple[Chosen, ...]:
         """The services that are run in it: where there is no systemd, some are not for there."""
         return tuple(each for each in self.services if each.service.run is not None or not self.is_supervised)
+
+    @property
+    def cloud(self) -> Literal["nocloud", "ec2"]:
+        """Whose data its cloud-init asks for."""
+        return self.profile.cloud if self.profile is not None else "nocloud"
 
     def packages(self, base: Iterable[str]) -> tuple[str, ...]:
         """Return the packages that it has, sorted.
