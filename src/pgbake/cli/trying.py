@@ -38,7 +38,7 @@ timeout_option = click.option(
 #: Seconds that a machine has to come up, by how it is booted; one that is emulated takes its time.
 _LIMITS = {"nspawn": 60, "qemu": 600}
 #: Changes with every change of what is tried.
-_VERSION = 1
+_VERSION = 2
 
 
 class Passed(msgspec.Struct, frozen=True):

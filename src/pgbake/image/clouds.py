@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pgbake.image.workshop import BENCH, Workshop
+from pgbake.machine.image import CloudName
 
 _INSTANCE = "i-pgbakeverify"
 _HOST = "verify"
@@ -59,7 +60,7 @@ class NoCloud(Cloud):
         for command in (
             ["truncate", "-s", "1M", "seed.img"],
             ["mkfs.vfat", "-n", "CIDATA", "seed.img"],
-            ["mcopy", "-o", "-i", "seed.img", "user-data", "meta-data", "::"],
+            ["mcopy", "-i", "seed.img", "user-data", "meta-data", "::"],
         ):
             tools.run(command, bench)
 
@@ -99,7 +100,7 @@ class Ec2(Cloud):
 
 
 #: The clouds that a profile may name.
-CLOUDS: Mapping[str, type[Cloud]] = {"nocloud": NoCloud, "ec2": Ec2}
+CLOUDS: Mapping[CloudName, type[Cloud]] = {"nocloud": NoCloud, "ec2": Ec2}
 
 
 def _cloud_config(user_data: Mapping[str, Any]) -> str:
@@ -125,7 +126,7 @@ done
 answer() {
   printf 'HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %s\r\nConnection: close\r\n\r\n' "$1" "$2"
 }
-file=/build/imds/${path#/*/}
+file=${0%/*}/${path#/*/}
 if [ -d "$file" ]; then file=${file%/}/.index; fi
 case $method-$path-$token in
   PUT-/latest/api/token-*) answer "200 OK" 6; printf pgbake ;;

@@ -19,6 +19,7 @@ from pgbake.bundle.receipt import read_receipt
 from pgbake.debs.naming import deb_version, language_package
 from pgbake.debs.packages import Deb, Packer, file_name
 from pgbake.events import Sink
+from pgbake.image.kept import use
 from pgbake.install.profiles import settings_text
 from pgbake.machine.apply import Machine
 from pgbake.machine.definition import Cluster, Part, Rendered, render
@@ -55,6 +56,7 @@ class Conventional:
             into = directory / deb.inputs
             if not (into / file_name(deb, version)).exists():
                 packer.pack(deb, version, into, report)
+            use(into)
             debs[deb.name] = into / file_name(deb, version)
         locale = receipt.locales[0] if receipt.locales else cluster.locale
         return cls(msgspec.structs.replace(cluster, locale=locale), _asked(packer, own), debs, settings_text(receipt))

@@ -556,12 +556,11 @@ class Installation:
         wanted, _, _ = self.wanted()
         plan = self.machine.plan(wanted)
         verbs = {"make": "is missing", "change": "is an older one", "remove": "is left over", "keep": "is left over"}
-        # An uninstall that was killed at its end has left records alone, of what is gone.
-        gone = {path for path in self.machine.record.parts if not os.path.lexists(self.machine.place(path))}
         found += [
             (change.path, verbs.get(change.verb, change.verb))
             for change in plan.changes
-            if not (change.verb == "remove" and change.path in gone)
+            # An uninstall that was killed at its end has left records alone, of what is gone.
+            if change.verb != "remove" or os.path.lexists(self.machine.place(change.path))
         ]
         found += [(conflict.path, f"was replaced by {conflict.what}") for conflict in plan.conflicts]
         found += [(f"user {user}", "is missing") for user in plan.users]

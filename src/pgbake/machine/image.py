@@ -44,6 +44,9 @@ PRESETS = "/etc/systemd/system-preset/00-pgbake.preset"
 _HBA = "pg_hba.conf"
 
 
+CloudName = Literal["nocloud", "ec2"]
+
+
 class Profile(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The file ``profiles/NAME.toml``.
 
@@ -66,7 +69,7 @@ class Profile(Definition, frozen=True, forbid_unknown_fields=True, kw_only=True)
     settings: dict[str, str] = msgspec.field(default_factory=dict)
     first: tuple[str, ...] = ()
     supervised: bool = False
-    cloud: Literal["nocloud", "ec2"] = "nocloud"
+    cloud: CloudName = "nocloud"
 
 
 def profiles() -> tuple[str, ...]:
@@ -131,7 +134,7 @@ class MachineImage:
         return tuple(each for each in self.services if each.service.run is not None or not self.is_supervised)
 
     @property
-    def cloud(self) -> Literal["nocloud", "ec2"]:
+    def cloud(self) -> CloudName:
         """Whose data its cloud-init asks for."""
         return self.profile.cloud if self.profile is not None else "nocloud"
 
