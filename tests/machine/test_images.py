@@ -33,6 +33,26 @@ DROP TABLE orders;
     "20250102120000_index.sql": "-- migrate:up transaction:false\nCREATE INDEX CONCURRENTLY place ON orders (made)",
 }
 
+#: Paths below /etc by which the conventional image and that of the bundle may differ.
+DIFFERENCES = {
+    "/etc/apt/apt.conf.d/02autoremove-postgresql",
+    "/etc/group",
+    "/etc/init.d/postgresql",
+    "/etc/logrotate.d/pgbake-postgresql",
+    "/etc/logrotate.d/postgresql-common",
+    "/etc/postgresql-common/createcluster.conf",
+    "/etc/postgresql-common/createcluster.conf.ucf-dist",
+    "/etc/postgresql-common/root.crt",
+    "/etc/postgresql-common/supported_versions",
+    "/etc/postgresql-common/user_clusters",
+    "/etc/postgresql/15/main/conf.d/00-pgbake.conf",
+    "/etc/systemd/system/multi-user.target.wants/postgresql.service",
+    "/etc/systemd/system/postgresql.service",
+    "/etc/systemd/system/postgresql.service.wants/postgresql@15-main.service",
+    "/etc/systemd/system/postgresql@15-main.service",
+    "/etc/systemd/system/postgresql@15-main.service.d/first-start.conf",
+}
+
 
 def digest(file: Path) -> str:
     with file.open("rb") as content:
@@ -189,6 +209,16 @@ def test_the_conventional_image_passes_the_same_tests(project: TestProject) -> N
     packages = Path(made["tree"]).with_name("packages").read_text()
     assert "\npostgresql-15 " in packages and "\npostgresql-15-pgvector " in packages
     assert not (Path(made["tree"]) / "nix").exists()
+
+    # What differs is how PostgreSQL is installed and started, and whom its package lets read keys.
+    bundle = project.json("image", "stage2", "--unchecked")["tree"]
+    done = project.pgbake("config", "diff", bundle, made["tree"], "--json", check=False)
+    differences = {each["path"]: each["lines"] for each in json.loads(done.stdout)["differences"]}
+    assert differences.keys() == DIFFERENCES
+    ids = re.compile(r":x?:\d+:")
+    moved = {ids.sub(":", line) for line in differences["/etc/group"] if line[0] in "+-"}
+    other = {"+": "-", "-": "+"}
+    assert {line for line in moved if other[line[0]] + line[1:] not in moved} == {"+ssl-cert:postgres"}
 
 
 # --- faults: each stops at its step, and leaves nothing half-made -------------------------------
