@@ -213,20 +213,29 @@ class Servers:
                 f"the path {data} is too long for a Unix socket in it", hint="name a shorter one with --data"
             )
         last = self.find(data) if registered.exists() else None
-        port = choose_port(port, last.port if last else None)
+        chosen = choose_port(port, last.port if last else None)
         user = server_user(data)
         require_namespace(self.store, user)
-        with task(report, str(data), "start", f"PostgreSQL {receipt.postgresql.version} on port {port}"):
+        with task(report, str(data), "start", f"PostgreSQL {receipt.postgresql.version} on port {chosen}"):
             if not is_cluster(data, receipt.postgresql.major):
                 self._initdb(data, bundle, receipt, user, lock)
             for conflict in overridden(receipt, settings):
                 report(Notice("warning", conflict))
-            write_settings(data, receipt, port, settings, user)
-            self.store.link_root(self._file(data, "bundle"), bundle)
-            write_whole(registered, msgspec.json.encode(Registered(str(data), str(bundle), port)))
-            await_burial(data)
-            remove_empty_pid_file(data)
-            self._start(data, bundle, user)
+            while True:
+                write_settings(data, receipt, chosen, settings, user)
+                self.store.link_root(self._file(data, "bundle"), bundle)
+                write_whole(registered, msgspec.json.encode(Registered(str(data), str(bundle), chosen)))
+                await_burial(data)
+                remove_empty_pid_file(data)
+                try:
+                    self._start(data, bundle, user)
+                    break
+                except ServerError:
+                    # Nothing holds a port until the server listens: another may have been faster.
+                    if port is not None or postmaster(data) is not None or is_free(chosen):
+                        raise
+                    taken, chosen = chosen, choose_port(None)
+                    report(Notice("info", f"port {taken} was taken meanwhile: trying {chosen}"))
         if last and (changed := self._changed_collations(last.bundle, receipt)):
             report(
                 Notice(
@@ -335,20 +344,21 @@ def choose_port(wanted: int | None, last: int | None = None) -> int:
     :raises ServerError: the wanted port is taken.
     """
     if wanted is not None:
-        if not _is_free(wanted):
+        if not is_free(wanted):
             raise ServerError(
                 f"port {wanted} is taken", hint="name another with --port, or leave it out to get a free one"
             )
         return wanted
-    if last is not None and _is_free(last):
+    if last is not None and is_free(last):
         return last
     for port in range(_FIRST_PORT, _FIRST_PORT + 1000):
-        if _is_free(port):
+        if is_free(port):
             return port
     raise ServerError("no port is free from 5432 on", hint="name one with --port")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server could listen on a port of loopback now, on IPv4 and IPv6."""
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
             with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -8,7 +8,7 @@ nix/var/nix/temproots/PID           what a living process has said that it needs
 
 A process of a store below another root sees that store at ``/nix``, in a mount namespace, and /proc shows its
 files by those names; so names below ``/nix/store`` and below ``ROOT/nix/store`` both count. A process that sees
-another store there, which has the same path, does not.
+another store there, which has the same path, does not; nor does one that uses the same path below another root.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ from typing import Literal
 from pgbake.errors import FormatError
 from pgbake.events import Notice, Sink, silent
 from pgbake.formats.storepath import STORE_DIR, StorePath
+from pgbake.run import state_of
 from pgbake.store.local import LocalStore
 from pgbake.store.locks import command_of
 
 RootKind = Literal["link", "profile", "process", "temporary"]
 
 _NAME = rb"/([0-9a-z]{32}-[0-9A-Za-z+._?=-]+)"
+#: A store below some root, in a list of files or variables.
+_ANY_STORE = rb"(?:/[^/\0\s:=]+)*?/nix/store"
+#: The states of a process that uses nothing any more: it ended while we looked, and may not be reaped yet.
+_ENDED = frozenset({None, "Z", "X"})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -133,29 +138,33 @@ def _temporary_roots(store: LocalStore) -> Iterator[Root]:
 
 
 def _process_roots(store: LocalStore) -> Iterator[Root]:
-    places = {os.fsencode(place) for place in (STORE_DIR, store.store_dir)}
-    pattern = re.compile(b"(" + b"|".join(re.escape(place) for place in sorted(places)) + b")" + _NAME)
+    pattern = re.compile(b"(" + re.escape(os.fsencode(store.store_dir)) + b"|" + _ANY_STORE + b")" + _NAME)
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - names are what is wanted
         used = set(pattern.findall(b"\0".join(_used_by(f"/proc/{pid}"))))
         for place, name in used | set(pattern.findall(_read(f"/proc/{pid}/environ"))):
             with suppress(FormatError):
                 path = StorePath.from_basename(name.decode())
-                if place == os.fsencode(store.store_dir) or _is_ours(store, path, pid, (place, name) in used):
+                if _is_ours(store, os.fsdecode(place), path, pid, (place, name) in used):
                     yield Root(path, "process", _process(pid))
 
 
-def _is_ours(store: LocalStore, path: StorePath, pid: int, unseen: bool) -> bool:
-    """Whether what a process calls a path of ``/nix/store`` may be of this store: it is not that of another one.
+def _is_ours(store: LocalStore, place: str, path: StorePath, pid: int, unseen: bool) -> bool:
+    """Whether what a process calls a path of the store at ``place`` may be of this store: it is not another one's.
 
     :param unseen: the answer where there is no such path for that process: one that has it open may have left its
         root, but a variable that names it is of no use.
     """
-    try:
-        return os.path.samestat(os.lstat(f"/proc/{pid}/root{path}"), store.physical(path).lstat())
-    except FileNotFoundError:
-        return unseen and os.path.exists(f"/proc/{pid}")  # noqa: PTH110 - it may have ended just now
-    except OSError:
+    if place == str(store.store_dir):
         return True
+    # What has left its root has names in ours, but for what lay at /nix: here that is the store of this machine's Nix.
+    for root in (f"/proc/{pid}/root",) if place == STORE_DIR else (f"/proc/{pid}/root", ""):
+        try:
+            return os.path.samestat(os.lstat(f"{root}{place}/{path.basename}"), store.physical(path).lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return True
+    return unseen and state_of(pid) not in _ENDED
 
 
 def _used_by(process: str) -> Iterator[bytes]:

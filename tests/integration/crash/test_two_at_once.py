@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
+import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -99,6 +102,25 @@ def test_a_server(apart: TestProject, data: Path) -> None:
     assert f"is being started or stopped by pid {first.pid} (pgbake " in second.stderr
     one, other = json.loads(first.stdout), json.loads(second.stdout)
     assert (one["started"], other["started"]) == (True, False) and one["pid"] == other["pid"]
+
+
+def test_a_port(apart: TestProject, data: Path) -> None:
+    """The port that was free when it was chosen is taken when the server is to listen on it."""
+    up = Process(apart, ("--progress", "json", "up", "--data", str(data / "one"), "--json"))
+    wait_until(lambda: (data / ".one.new").exists(), "the data directory is being made")
+    found = re.search(r"on port (\d+)", up.stderr)
+    assert found, up.stderr
+    port = int(found[1])
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # another test's server may have been faster still
+            other.bind(("127.0.0.1", port))
+            other.listen()
+        assert up.wait() == 0, up.stderr
+    assert f"port {port} was taken meanwhile: trying " in up.stderr
+    started = json.loads(up.stdout)
+    assert started["port"] != port
+    assert [status["port"] for status in apart.json("status")] == [started["port"]]
 
 
 @pytest.mark.full

@@ -143,6 +143,33 @@ def test_what_a_running_program_uses_stays(tmp_path: Path) -> None:
         assert len(collect_garbage(store).deleted) == 3
 
 
+def test_what_a_program_uses_of_another_store_does_not_stay(tmp_path: Path) -> None:
+    """The same path, below another root: opened, run in, and named in a variable."""
+    with LocalStore(tmp_path / "one") as store, LocalStore(tmp_path / "two") as other:
+        path = tree(store, "program", {"file": b"1"})
+        assert tree(other, "program", {"file": b"1"}) == path
+        forget_roots(store)
+        command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+        theirs = other.physical(path)
+        with (
+            (theirs / "file").open() as descriptor,
+            subprocess.Popen(
+                command,
+                env={"A": f"-I{theirs}/bin"},
+                cwd=theirs,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[descriptor.fileno()],
+            ) as process,
+        ):
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert [root for root in find_roots(store) if root.kind == "process"] == []
+            assert path in {root.path for root in find_roots(other) if root.kind == "process"}
+            assert [info.path for info in collect_garbage(store).deleted] == [path]
+            process.communicate()
+
+
 def test_a_program_in_its_stores_namespace_is_seen(tmp_path: Path) -> None:
     with LocalStore(tmp_path) as store:
         path = tree(store, "program", {"bin/sleep": Path("/bin/sleep").read_bytes()})
