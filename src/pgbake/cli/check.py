@@ -45,7 +45,7 @@ Examples:
 @click.option("--list", "listing", is_flag=True, help="List the checks, and run none.")
 @click.option("--changed", is_flag=True, help="Only those that are others than when they were last run.")
 @click.option("--failed", is_flag=True, help="Only those that failed when they were last run.")
-@click.option("--world", is_flag=True, help="PostgreSQL's own suite as well, from a build of its own: half an hour.")
+@click.option("--world", is_flag=True, help="PostgreSQL's own suite as well, from a build of its own: ten minutes.")
 @click.option("--accept", is_flag=True, help="Write what the checks NAME come to into the project's tests.")
 @click.option("--again", is_flag=True, help="Run what has passed as well.")
 @click.option("--cores", type=click.IntRange(1), help="Cores to use together [default: all].")
