@@ -13,12 +13,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pgbake.formats.storepath import StorePath
+from pgbake.formats.system import host_system
 from pgbake.project import Project
 from pgbake.store.local import LocalStore
 from tests.cache import test_cache
@@ -80,6 +82,14 @@ class TestProject:
         """The project as the library sees it, read anew."""
         return Project(self.directory)
 
+    def parts(self) -> set[StorePath]:
+        """Return what its bundle is made of: inputs, derivations and outputs, valid or not."""
+        bundle = self.project.bundle(host_system())
+        parts = {item.path for item in bundle.graph.inputs.values()}
+        for derivation in bundle.by_name().values():
+            parts |= {derivation.path, *derivation.output_paths.values()}
+        return parts
+
     def edit(self, old: str, new: str) -> None:
         """Change the manifest."""
         file = self.directory / "pgbake.toml"
@@ -88,22 +98,33 @@ class TestProject:
         file.write_text(text.replace(old, new))
 
 
-def copy_store(store: Path, root: Path) -> None:
+def copy_store(store: Path, root: Path, own: Iterable[StorePath] | None = None) -> None:
     """Copy what is valid in the store below ``store`` to one below ``root``, for a test to add to or to break.
 
     Files below directories are hard links, which nobody writes to. The database is a copy, and so are paths that are
     files: whoever uses one of the store's must not seem to use one of the copy's. Others may be at work in the store.
-    ``root`` must be on the same file system.
+
+    :param root: on the same file system.
+    :param own: copy these alone, so far as they are valid, with their closure; None: all.
     """
     LocalStore(root).close()  # lays it out
     with (
-        closing(sqlite3.connect(store / "nix/var/nix/db/db.sqlite")) as source,
+        closing(sqlite3.connect(store / "nix/var/nix/db/db.sqlite")) as database,
         closing(sqlite3.connect(root / "nix/var/nix/db/db.sqlite")) as copy,
     ):
-        source.backup(copy)
-        paths = [store / path.lstrip("/") for (path,) in copy.execute("SELECT path FROM ValidPaths")]
-    for options, group in (("-al", [p for p in paths if p.is_dir()]), ("-a", [p for p in paths if not p.is_dir()])):
-        names = b"\0".join(os.fsencode(path) for path in group)
-        subprocess.run(["xargs", "-0r", "cp", options, "-t", root / "nix/store"], input=names, check=True)
-    logs = "nix/var/log/nix/drvs"
-    shutil.copytree(store / logs, root / logs, ignore=shutil.ignore_patterns("*.bz2.*"), dirs_exist_ok=True)
+        database.backup(copy)
+    with LocalStore(store) as source, LocalStore(root) as target:
+        paths = set(target.database.paths())
+        kept = paths if own is None else set(target.closure(target.database.valid(own)))
+        target.database.invalidate(*(paths - kept))
+        places = [source.physical(path) for path in kept]
+        for options, group in (
+            ("-al", [place for place in places if place.is_dir()]),
+            ("-a", [place for place in places if not place.is_dir()]),
+        ):
+            names = b"\0".join(os.fsencode(place) for place in group)
+            subprocess.run(["xargs", "-0r", "cp", options, "-t", target.store_dir], input=names, check=True)
+        for path in kept:
+            if (log := source.build_log(path)).exists():
+                target.build_log(path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(log, target.build_log(path))

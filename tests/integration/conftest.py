@@ -44,17 +44,17 @@ def store(example: TestProject) -> Iterator[LocalStore]:
 @pytest.fixture
 def nix(example: TestProject, nix_tree: Path) -> Iterator[Oracle]:
     """Real Nix, dropped onto a copy of the store in which the example was built."""
-    with nix_on_copy(example.store, nix_tree) as oracle:
+    with nix_on_copy(example, nix_tree) as oracle:
         yield oracle
 
 
 @contextmanager
-def nix_on_copy(store: Path, tree: Path) -> Iterator[Oracle]:
-    """Give the Nix of a tree, dropped onto a copy of a store."""
+def nix_on_copy(project: TestProject, tree: Path) -> Iterator[Oracle]:
+    """Give the Nix of a tree, dropped onto a copy of what a project's bundle is made of."""
     with scratch_directory("nix-on-store") as directory:
         oracle = Oracle(directory, tree)
         (oracle.root / "nix").rmdir()
-        copy_store(store, oracle.root)
+        copy_store(project.store, oracle.root, project.parts())
         yield oracle
         oracle.remove()
 
@@ -67,7 +67,7 @@ def project(example: TestProject, tmp_path: Path) -> TestProject:
 
 @pytest.fixture
 def apart(project: TestProject) -> Iterator[TestProject]:
-    """A further copy of the example with a copy of the store, for tests of what is built anew."""
+    """A further copy of the example with a copy of its part of the store, for tests of what is built anew."""
     with scratch_directory("apart") as directory:
-        copy_store(project.store, directory)
+        copy_store(project.store, directory, project.parts())
         yield dataclasses.replace(project, store=directory)

@@ -42,7 +42,7 @@ def farm(example: TestProject, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def host(example: TestProject, farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NixHost]:
-    with nix_on_copy(example.store, farm_tree("bookworm")) as oracle:
+    with nix_on_copy(example, farm_tree("bookworm")) as oracle:
         yield NixHost(oracle, tmp_path_factory.mktemp("host"), farm=farm)
 
 

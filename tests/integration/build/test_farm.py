@@ -35,7 +35,7 @@ def farm(example: TestProject, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def nix(example: TestProject) -> Iterator[Oracle]:
     """Nix with an ssh beside it."""
-    with nix_on_copy(example.store, farm_tree("bookworm")) as oracle:
+    with nix_on_copy(example, farm_tree("bookworm")) as oracle:
         yield oracle
 
 

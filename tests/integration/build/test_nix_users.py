@@ -59,7 +59,7 @@ def user(
     tree = nix_tree if suite == "bookworm" else newer_nix(suite)
     with (
         tempfile.TemporaryDirectory(prefix="pgbake-user-") as directory,
-        nix_on_copy(example.store, tree) as oracle,
+        nix_on_copy(example, tree) as oracle,
     ):
         home = Path(directory)
         home.chmod(0o755)

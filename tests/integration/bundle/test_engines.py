@@ -30,7 +30,7 @@ def host(request: pytest.FixtureRequest, example: TestProject, suite: str, sandb
         except OracleUnavailable as error:
             pytest.skip(str(error))
     directory: Path = request.getfixturevalue("tmp_path")
-    with nix_on_copy(example.store, tree) as oracle:
+    with nix_on_copy(example, tree) as oracle:
         yield NixHost(oracle, directory, f"sandbox = {sandbox}")
 
 

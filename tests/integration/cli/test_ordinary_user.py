@@ -132,7 +132,7 @@ def give(user: User) -> None:
 
 
 def test_all_commands_without_root(user: User, example: TestProject, bundle: Bundle) -> None:
-    copy_store(example.store, user.store)
+    copy_store(example.store, user.store, example.parts())
     give(user)
     assert user.pgbake("build") == f"{bundle.path}\n"
     assert (user.project / "result").readlink() == Path(str(bundle.path))

@@ -258,20 +258,6 @@ class Inspector:
         assert not list((self.cache / "pgbake/downloads").glob("*.part"))
 
 
-def leave_only_its_own(project: TestProject) -> None:
-    """Remove from a store what a project's bundle is not made of, such as what other tests have built there."""
-    bundle = project.project.bundle(host_system())
-    own = {item.path for item in bundle.graph.inputs.values()}
-    for derivation in bundle.by_name().values():
-        own |= {derivation.path, *derivation.output_paths.values()}
-    with LocalStore(project.store) as store:
-        kept = store.closure(store.valid(own))
-        others = [path for path in store.database.paths() if path not in kept]
-        store.database.invalidate(*others)
-        for path in others:
-            remove_tree(store.physical(path))
-
-
 def unbuild(
     project: TestProject,
     *names: str,

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cache import scratch_directory
 from tests.disks import SmallDisk
-from tests.integration.crash.driver import Inspector, Process, Seen, leave_only_its_own, unbuild
+from tests.integration.crash.driver import Inspector, Process, Seen, unbuild
 from tests.integration.crash.test_kills import RUNTIME
 from tests.projects import TestProject
 from tests.unit.inputs.servers import Server
@@ -78,7 +78,6 @@ class Attempts:
 @pytest.fixture
 def attempts(apart: TestProject, disk: SmallDisk) -> Attempts:
     """A project whose store, downloads, data and own directory lie on the disk."""
-    leave_only_its_own(apart)
     subprocess.run(["cp", "-a", apart.store / "nix", disk.place], check=True)
     shutil.copytree(apart.directory, disk.place / "project")
     home = disk.place / "home"

@@ -13,7 +13,7 @@ import pytest
 from pgbake.errors import PgbakeError
 from tests.cache import scratch_directory
 from tests.debian import debian_tree
-from tests.integration.crash.driver import leave_only_its_own, seeded, unbuild
+from tests.integration.crash.driver import seeded, unbuild
 from tests.integration.crash.power import Cut, Plan, PowerLabUnavailable, cut_power, moments
 from tests.integration.crash.test_kills import RUNTIME, SMALL
 from tests.integration.inputs.conftest import missing
@@ -162,7 +162,6 @@ print(len(before), "whole before,", len(after), "after;", len(last.built), "buil
 @pytest.mark.timeout(1200)
 def test_a_build_outlives_a_power_cut(lab: Path, apart: TestProject, mirror: Server) -> None:
     """From the fetching of inputs to the bundle: what was valid stays, and the next run comes to its end."""
-    leave_only_its_own(apart)
     unbuild(apart, *SMALL, runtime=RUNTIME, sources=True)
     shutil.copytree(apart.directory, lab / "project")
     (lab / "cache").mkdir()
