@@ -32,9 +32,12 @@ def test_it_knows_of_each_path_what_we_know(nix: Oracle, bundle: Bundle, store: 
     assert ask(nix, "-qR", str(bundle.path)) and set(ask(nix, "-qR", str(bundle.path))) == {str(p) for p in closure}
     for path, info in closure.items():
         assert ask(nix, "-q", "--references", str(path)) == sorted(str(r) for r in info.references)
-        assert ask(nix, "-q", "--hash", str(path)) == [f"sha256:{base32.encode(info.nar_sha256)}"]
-        assert ask(nix, "-q", "--size", str(path)) == [str(info.nar_size)]
-        assert ask(nix, "-q", "--deriver", str(path)) == [str(info.deriver or "unknown-deriver")]
+    for query, known in (
+        ("--hash", [f"sha256:{base32.encode(info.nar_sha256)}" for info in closure.values()]),
+        ("--size", [str(info.nar_size) for info in closure.values()]),
+        ("--deriver", [str(info.deriver or "unknown-deriver") for info in closure.values()]),
+    ):
+        assert ask(nix, "-q", query, *map(str, closure)) == known
 
 
 def test_it_knows_the_outputs_of_derivations_and_reads_logs(nix: Oracle, bundle: Bundle) -> None:
