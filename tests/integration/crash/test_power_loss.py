@@ -70,6 +70,7 @@ for number in itertools.count():
     write_whole(disk / "small", f"{{number}}\\n".encode() * 2000)
     store.link_root(disk / "result", path)
     print(number, flush=True)
+    time.sleep({pause})
     if time.monotonic() > end:
         break
 store.close()
@@ -98,11 +99,15 @@ print(len(valid), "whole")
 """
 
 
-def write_and_cut(lab: Path, sabotage: str, count: int) -> list[Cut]:
+def write_and_cut(lab: Path, count: int, sabotage: str = "", pause: float = 0) -> list[Cut]:
+    """Write to a store and cut the power.
+
+    :param pause: seconds in which nothing is written, after each path of which it was told that it is there.
+    """
     python = [sys.executable, "-c"]
     plan = Plan(
         prepare=(),
-        work=[*python, _WRITING.format(sabotage=sabotage), str(lab / "disk")],
+        work=[*python, _WRITING.format(sabotage=sabotage, pause=pause), str(lab / "disk")],
         check=[*python, _READING, str(lab / "disk")],
         moments=moments(seeded("power"), count, 3),
         libraries=tools(),
@@ -111,7 +116,7 @@ def write_and_cut(lab: Path, sabotage: str, count: int) -> list[Cut]:
 
 
 def test_what_is_valid_outlives_a_power_cut(lab: Path) -> None:
-    cuts = write_and_cut(lab, "", 6)
+    cuts = write_and_cut(lab, 6)
     assert len(cuts) >= 4
     assert [found for found in cuts if found.status != 0] == []
 
@@ -134,7 +139,7 @@ def test_what_is_valid_outlives_a_power_cut(lab: Path) -> None:
     ids=["trees", "database", "files"],
 )
 def test_the_power_cut_would_show_what_is_not_flushed(lab: Path, sabotage: str, problem: str) -> None:
-    cuts = write_and_cut(lab, sabotage, 12)
+    cuts = write_and_cut(lab, 12, sabotage, pause=0.05)
     assert [found for found in cuts if found.status != 0 and problem in found.output], [c.output for c in cuts]
 
 
