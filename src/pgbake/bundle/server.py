@@ -221,9 +221,9 @@ class Servers:
                 self._initdb(data, bundle, receipt, user, lock)
             for conflict in overridden(receipt, settings):
                 report(Notice("warning", conflict))
+            self.store.link_root(self._file(data, "bundle"), bundle)
             while True:
                 write_settings(data, receipt, chosen, settings, user)
-                self.store.link_root(self._file(data, "bundle"), bundle)
                 write_whole(registered, msgspec.json.encode(Registered(str(data), str(bundle), chosen)))
                 await_burial(data)
                 remove_empty_pid_file(data)
@@ -232,7 +232,7 @@ class Servers:
                     break
                 except ServerError:
                     # Nothing holds a port until the server listens: another may have been faster.
-                    if port is not None or postmaster(data) is not None or is_free(chosen):
+                    if port is not None or postmaster(data) is not None or _is_free(chosen):
                         raise
                     taken, chosen = chosen, choose_port(None)
                     report(Notice("info", f"port {taken} was taken meanwhile: trying {chosen}"))
@@ -344,21 +344,20 @@ def choose_port(wanted: int | None, last: int | None = None) -> int:
     :raises ServerError: the wanted port is taken.
     """
     if wanted is not None:
-        if not is_free(wanted):
+        if not _is_free(wanted):
             raise ServerError(
                 f"port {wanted} is taken", hint="name another with --port, or leave it out to get a free one"
             )
         return wanted
-    if last is not None and is_free(last):
+    if last is not None and _is_free(last):
         return last
     for port in range(_FIRST_PORT, _FIRST_PORT + 1000):
-        if is_free(port):
+        if _is_free(port):
             return port
     raise ServerError("no port is free from 5432 on", hint="name one with --port")
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on a port of loopback now, on IPv4 and IPv6."""
+def _is_free(port: int) -> bool:
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
